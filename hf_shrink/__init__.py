@@ -1,0 +1,1 @@
+"""Make Transformers models several times smaller while they are fine-tuned, and prove it."""

@@ -1,0 +1,29 @@
+"""The ``data`` section."""
+
+from pydantic import Field
+
+from hf_shrink.config import Config
+
+
+class DataConfig(Config):
+    """Which texts, which columns, which splits, how long."""
+
+    dataset: str = Field(
+        min_length=1,
+        description="A Hub id, a local file or folder (csv, tsv, json, jsonl, parquet), or package:NAME (inside a package).",
+    )
+    subset: str | None = Field(None, description="Configuration of the data set on the Hub.")
+    revision: str | None = Field(None, description="Commit, tag or branch on the Hub; a commit makes the run repeatable.")
+    text_column: str = Field("text", description="Column with the text.")
+    text_pair_column: str | None = Field(None, description="Column with the second text, for pairs.")
+    label_column: str = Field("label", description="Column with the label: a class index or its name.")
+    train_split: str = Field("train", description="Split to train on.")
+    validation_split: str | None = Field(
+        "validation", description="Split for evaluation during training; null cuts a tenth off the training split."
+    )
+    test_split: str | None = Field("test", description="Split for the reported numbers; null reports on the validation split.")
+    train_samples: int | None = Field(None, ge=1, description="Take at most this many rows, drawn with `seed`; null takes all.")
+    validation_samples: int | None = Field(None, ge=1, description="As train_samples, for the validation split.")
+    test_samples: int | None = Field(None, ge=1, description="As train_samples, for the test split.")
+    max_length: int = Field(128, ge=2, description="Tokens a text is cut to, special tokens included.")
+    seed: int = Field(0, ge=0, description="Seed for drawing and cutting splits.")

@@ -1,0 +1,1 @@
+"""Learn from a teacher: losses, the teacher, and the one place that reduces and mixes them."""

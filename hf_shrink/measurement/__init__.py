@@ -1,0 +1,1 @@
+"""Numbers with units and settings, taken the same way of every model."""

@@ -1,0 +1,32 @@
+"""The ``student`` and ``teacher`` sections."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from hf_shrink.config import Config, Listed, Names
+
+DType = Literal["float32", "bfloat16", "float16"]
+Layers = int | Annotated[tuple[int, ...], Listed]
+
+
+class StudentConfig(Config):
+    """How the student starts."""
+
+    start: Literal["model", "teacher"] = Field(
+        "model", description="Weights the student starts from: the recipe's `model`, or the (fine-tuned) teacher."
+    )
+    layers: Layers | None = Field(
+        None,
+        description="Layer-drop: how many layers to keep (evenly spaced, first and last in), or their indices; null keeps all.",
+    )
+
+
+class TeacherConfig(Config):
+    """The model to learn from. With `training` it is fine-tuned first; without, it is used as it comes."""
+
+    model: str = Field(min_length=1, description="A Hub id, a local folder, or package:NAME/PATH.")
+    revision: str | None = Field(None, description="Commit, tag or branch on the Hub.")
+    dtype: DType = Field("float32", description="Precision of the teacher's weights while it teaches.")
+    training: dict[str, Any] | None = Field(None, description="TrainingArguments for fine-tuning the teacher first.")
+    freeze: Names = Field((), description="Modules not trained, by the end of their name, e.g. [embeddings].")

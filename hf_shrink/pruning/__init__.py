@@ -1,0 +1,1 @@
+"""Remove weights: criteria score, masks select, the pruner applies, surgery makes it physical."""

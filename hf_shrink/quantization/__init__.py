@@ -1,0 +1,1 @@
+"""Store weights in fewer bits, and keep what must stay precise."""

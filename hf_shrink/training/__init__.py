@@ -1,0 +1,1 @@
+"""ShrinkTrainer and checkpoints that survive a kill."""
