@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_shrink.tables import pick
+from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.tables import nearest
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Family:
         num_layers: config key that holds how many there are.
         ffn_in: the projections whose outputs are the neurons of the feed-forward block (two of them where it is gated).
         ffn_out: the projection that reads those neurons.
-        ffn_width: config key that holds the number of neurons.
+        ffn_width: config key that holds the number of neurons (GPT-2 reads None as four times the hidden width).
         embeddings: the modules that hold embeddings.
     """
 
@@ -74,14 +75,32 @@ FAMILIES: Mapping[str, Family] = {
 
 def family_of(model: Any, where: str) -> Family:
     """The family of a transformers model; ``where`` names what needs it, for the error."""
-    return pick(FAMILIES, model.config.model_type, where)
+    name = model.config.model_type
+    if name not in FAMILIES:
+        raise RecipeError(
+            f"{where}: model family {name!r} is unknown.{nearest(name, FAMILIES)} Known: {', '.join(sorted(FAMILIES))}."
+        )
+    return FAMILIES[name]
 
 
 def layers_of(model: Any, family: Family) -> nn.ModuleList:
     """The transformer layers of ``model``, first to last."""
-    layers = model.base_model.get_submodule(family.layers)
-    assert isinstance(layers, nn.ModuleList)
+    try:
+        layers = model.base_model.get_submodule(family.layers)
+    except AttributeError:
+        layers = None
+    if not isinstance(layers, nn.ModuleList):
+        raise MismatchError(
+            f"{type(model).__name__}: its config says {model.config.model_type!r}, but it has no layers at {family.layers!r}. "
+            "Pass the plain transformers model, without a wrapper around it."
+        )
     return layers
+
+
+def named_layers(model: Any, family: Family) -> dict[str, nn.Module]:
+    """The transformer layers by their full name in ``model``, first to last; a layer that is used twice appears once."""
+    found = {id(layer) for layer in layers_of(model, family)}
+    return {name: module for name, module in model.named_modules() if id(module) in found}
 
 
 def embedding_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -1,7 +1,7 @@
 """From ``target_modules`` / ``exclude_modules`` to layers. The only file that knows module types."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TypeAlias
 
 from torch import Tensor, nn
@@ -32,12 +32,15 @@ def select(
 ) -> dict[str, Projection]:
     """The layers that a pattern of ``target_modules`` names (all, where empty) and none of ``exclude_modules`` does.
 
+    Args:
+        layers: what there is to choose from, by full name.
+        where: the config the patterns stand in, as in ``pruning.0``; errors add the field.
+
     Raises:
         RecipeError: a pattern names nothing, or nothing is left: a typo must not train for hours and prune nothing.
     """
-    for pattern in (*target_modules, *exclude_modules):
-        if not any(matches(name, pattern) for name in layers):
-            raise RecipeError(f"{where}: {pattern!r} matches 0 of {len(layers)} modules; nearest: {_nearest(pattern, layers)}.")
+    check_patterns(layers, target_modules, f"{where}.target_modules")
+    check_patterns(layers, exclude_modules, f"{where}.exclude_modules")
     chosen = {
         name: layer
         for name, layer in layers.items()
@@ -45,11 +48,18 @@ def select(
         and not any(matches(name, pattern) for pattern in exclude_modules)
     }
     if not chosen:
-        raise RecipeError(f"{where}: exclude_modules leaves 0 of {len(layers)} modules; remove a pattern.")
+        raise RecipeError(f"{where}.exclude_modules: leaves 0 of {len(layers)} modules; remove a pattern.")
     return chosen
 
 
-def _nearest(pattern: str, layers: Mapping[str, Projection]) -> str:
+def check_patterns(names: Collection[str], patterns: Sequence[str], where: str) -> None:
+    """Refuse, with a ``RecipeError``, a pattern that names none of ``names``; ``where`` is the field it stands in."""
+    for pattern in patterns:
+        if not any(matches(name, pattern) for name in names):
+            raise RecipeError(f"{where}: {pattern!r} matches 0 of {len(names)} modules; nearest: {_nearest(pattern, names)}.")
+
+
+def _nearest(pattern: str, names: Collection[str]) -> str:
     depth = pattern.count(".") + 1
-    ends = sorted({".".join(name.rsplit(".", depth)[-depth:]) for name in layers})
+    ends = sorted({".".join(name.rsplit(".", depth)[-depth:]) for name in names})
     return ", ".join(difflib.get_close_matches(pattern, ends, n=5, cutoff=0.0))

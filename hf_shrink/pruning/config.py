@@ -1,6 +1,6 @@
 """One entry of the ``pruning`` section."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -22,9 +22,18 @@ class PruningConfig(Config):
     begin_step: int = Field(0, ge=0, description="Optimizer step before which nothing is removed.")
     end_step: int | None = Field(None, description="Optimizer step; null means the last step of training.")
     interval: int = Field(1, ge=1, description="Optimizer steps between changes of the masks; the last is at end_step.")
-    target_modules: Names = Field((), description="Ends of module names; empty takes all projections in the layers.")
+    target_modules: Names = Field(
+        (), description="Ends of module names; empty takes all projections in the layers, never heads or embeddings."
+    )
     exclude_modules: Names = Field((), description="Ends of module names that stay as they are.")
-    round_to: int = Field(8, ge=1, description="Kept neurons are rounded to a multiple of this; kernels like 8 or 64.")
+    round_to: int = Field(8, ge=1, description="ffn: kept neurons are rounded to a multiple of this; kernels like 8 or 64.")
+
+    @field_validator("sparsity", mode="before")
+    @classmethod
+    def _sparsity_is_a_fraction(cls, value: Any) -> Any:
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise ValueError(f"must be a number in [0, 1), got {value!r:.60}; 0.8 removes 80 percent.")
+        return value
 
     @field_validator("criterion")
     @classmethod
@@ -46,4 +55,10 @@ class PruningConfig(Config):
     def _window_is_not_empty(self) -> Self:
         if self.end_step is not None and self.begin_step >= self.end_step:
             raise ValueError(f"schedule never fires: begin_step {self.begin_step} >= end_step {self.end_step}; raise end_step.")
+        return self
+
+    @model_validator(mode="after")
+    def _rounding_is_used(self) -> Self:
+        if self.structure == "unstructured" and "round_to" in self.model_fields_set:
+            raise ValueError(f"round_to {self.round_to} would be ignored with structure: unstructured; remove it.")
         return self
