@@ -1,0 +1,207 @@
+"""``hf-shrink``: one short function a command. stdout is the result, stderr the progress, the exit code the verdict.
+
+torch and transformers are imported inside the commands, so that ``--help`` answers at once.
+"""
+
+import contextlib
+import errno
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
+
+app = typer.Typer(
+    help="Make Transformers models several times smaller while they are fine-tuned, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+P = ParamSpec("P")
+
+RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one YAML file is one complete run.")]
+Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
+
+_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOMEM}
+
+
+def main() -> None:
+    """The console script."""
+    app(prog_name="hf-shrink")
+
+
+def reported(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn what a command raises into a few lines on stderr and an exit code; keep stdout for its result."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt:
+            _fail("interrupted; run the same command again to go on", 130)
+        except ShrinkError as error:
+            _fail(str(error), error.code)
+        except MemoryError:
+            _fail("out of memory; lower the batch size or free some", ResourceError.code)
+        except OSError as error:
+            name = Path(str(error.filename)).name if error.filename else "?"
+            _fail(f"{name}: {error.strerror or error}", ResourceError.code if error.errno in _RESOURCE_ERRNOS else 1)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            _fail(f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", 1, hint=True)
+
+    return run
+
+
+def _fail(message: str, code: int, *, hint: bool = False) -> None:
+    if os.environ.get("HF_DEBUG"):
+        traceback.print_exc()
+    elif hint:
+        message += "\nSet HF_DEBUG=1 for the traceback."
+    home = str(Path.home())
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console.print(f"[bold red]error:[/] {escape(message.replace(home, '~') if len(home) > 1 else message)}")
+    raise typer.Exit(code)
+
+
+def _recipe(path: Path, overrides: list[str]) -> Any:
+    from hf_shrink.recipe import Recipe
+
+    return Recipe.from_yaml(path, overrides=tuple(overrides))
+
+
+def _show(result: Any, as_json: bool) -> None:
+    """``result`` has ``to_json()`` and ``rich()``: one of them goes to stdout."""
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1))
+    else:
+        Console(soft_wrap=not sys.stdout.isatty()).print(result.rich())
+
+
+@app.command()
+@reported
+def run(
+    recipe: RecipeFile,
+    set_: Overrides = [],  # noqa: B006 - typer reads the default
+    overwrite: Annotated[bool, typer.Option(help="Start anew in a folder that is in use.")] = False,
+    accept_changes: Annotated[
+        list[str], typer.Option(metavar="KEY", help="Go on although this key of the recipe changed.")
+    ] = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Run a recipe from data to card. Run it again to go on where it stopped."""
+    parsed = _recipe(recipe, set_)
+    from hf_shrink.pipeline import run as run_recipe
+
+    with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
+        outcome = run_recipe(parsed, overwrite=overwrite, accept_changes=tuple(accept_changes))
+    _show(outcome, as_json)
+
+
+@app.command()
+@reported
+def plan(recipe: RecipeFile, set_: Overrides = [], as_json: Json = False) -> None:  # noqa: B006
+    """Say what a recipe would do, without training and without downloading anything."""
+    parsed = _recipe(recipe, set_)
+    os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1")  # read when the Hub client is imported, which is below
+    from hf_shrink.plan import make_plan
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = make_plan(parsed)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
+def measure(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")],
+    recipe: Annotated[Path | None, typer.Option(help="Take data and settings from this recipe, for quality too.")] = None,
+    set_: Overrides = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
+    """Measure size, compute, memory and speed of any model, and its quality where a recipe names the data."""
+    if set_ and recipe is None:
+        raise RecipeError("--set changes a recipe, and none is given; add --recipe FILE.")
+    parsed = _recipe(recipe, set_) if recipe else None
+    from hf_shrink.pipeline import measure_model
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = measure_model(model, parsed)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
+def compare(
+    models: Folders,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Put several runs or models side by side; the first is the baseline."""
+    if markdown and as_json:
+        raise RecipeError("--markdown and --json: choose one.")
+    from hf_shrink.pipeline import compare_models
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = compare_models(models)
+    if markdown:
+        typer.echo(result.markdown())
+    else:
+        _show(result, as_json)
+
+
+@app.command()
+@reported
+def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
+    """Show what a folder or Hub id holds: tier, layers, widths, zeros, bytes and dtypes."""
+    from hf_shrink.loading.inspect import inspect_model
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = inspect_model(model)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
+def init(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the recipe.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a recipe to start from. A file that is there is left alone."""
+    from hf_shrink.recipe import STARTER
+
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(STARTER)
+    except FileExistsError:
+        raise RecipeError(f"{path.name}: is there already and stays as it is; name another file.") from None
+    typer.echo(f"wrote {path}; next: hf-shrink plan {path}")
+
+
+@app.command()
+@reported
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from hf_shrink.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.json_schema(), indent=1))
+
+
+@app.command()
+@reported
+def env(as_json: Json = False) -> None:
+    """Print versions for a bug report."""
+    from hf_shrink.measurement.environment import environment
+
+    facts = environment()
+    typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))

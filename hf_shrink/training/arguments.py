@@ -1,0 +1,35 @@
+"""From the ``training`` section to TrainingArguments, and the number of optimizer steps they lead to."""
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+from hf_shrink.errors import RecipeError
+
+
+def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int, where: str) -> TrainingArguments:
+    """The recipe's words as TrainingArguments; bars are shown only where stderr is a terminal.
+
+    Raises:
+        RecipeError: transformers refuses a word or a value; ``where`` names the section.
+    """
+    try:
+        return TrainingArguments(
+            **{"disable_tqdm": not sys.stderr.isatty(), "seed": seed, **words, "output_dir": str(output_dir)}
+        )
+    except (TypeError, ValueError, ImportError) as error:
+        raise RecipeError(f"{where}: {str(error).splitlines()[0][:300]}") from None
+
+
+def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
+    """Optimizer steps of a whole training on ``rows`` examples, over all processes."""
+    if arguments.max_steps > 0:
+        return int(arguments.max_steps)
+    batch = arguments.train_batch_size * arguments.world_size
+    batches = rows // batch if arguments.dataloader_drop_last else math.ceil(rows / batch)
+    per_epoch = max(math.ceil(batches / arguments.gradient_accumulation_steps), 1)
+    return math.ceil(arguments.num_train_epochs * per_epoch)

@@ -1,0 +1,192 @@
+"""The folder of one run: what is refused before work starts, which stages are done, and what their files were."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
+from hf_shrink.files import files_below, sha256, sync, write_text
+
+MANIFEST = "hf_shrink_manifest.json"
+STAGES = "stages"
+_LOCK = ".hf_shrink.lock"
+
+
+class Workspace:
+    """``output_dir`` with its manifest: the recipe that runs here, its inputs, and each finished stage with its files.
+
+    Args:
+        folder: made where it is missing.
+        overwrite: read a manifest that cannot be read as an empty one.
+
+    Raises:
+        ResourceError: the path is a file, cannot be written, or another run holds it.
+        IntegrityError: the manifest cannot be read.
+    """
+
+    def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
+        self.folder = folder
+        self._lock = _claim(folder)
+        try:
+            self.manifest = _read_manifest(folder / MANIFEST)
+        except IntegrityError:
+            if not overwrite:
+                self.close()
+                raise
+            self.manifest = {}
+
+    def close(self) -> None:
+        """Let another run have the folder."""
+        self._lock.release()
+        with suppress(OSError):
+            (self.folder / _LOCK).unlink()
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """The recipe that this folder belongs to, or None where no run has started here."""
+        return self.manifest.get("recipe")
+
+    def strangers(self) -> list[str]:
+        """Names in a folder that no run has claimed, sorted."""
+        return [] if self.manifest else sorted(p.name for p in self.folder.iterdir() if p.name != _LOCK)
+
+    def refuse_strangers(self) -> None:
+        """An error where the folder holds files that no run of ours has written."""
+        if names := self.strangers():
+            some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            raise RecipeError(
+                f"output_dir {self.folder.name!r} is not empty ({some}) and holds no {MANIFEST}.\n"
+                "Choose another output_dir, or pass --overwrite to write among these files."
+            )
+
+    def clear(self) -> None:
+        """Forget the run: remove what its manifest lists and its stages, and nothing else."""
+        for stage in self.manifest.get("stages", {}).values():
+            for name in stage["files"]:
+                if (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
+                    (self.folder / name).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / STAGES, ignore_errors=True)
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        self.manifest = {}
+
+    def begin(self, recipe: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Claim the folder for a recipe and the fingerprints of what it reads.
+
+        Raises:
+            IntegrityError: the folder's earlier run read other data or other weights under the same names.
+        """
+        before = self.manifest.get("inputs", {})
+        for name in sorted(set(before) & set(inputs)):
+            if before[name] != inputs[name]:
+                raise IntegrityError(
+                    f"{self.folder.name}: {name} changed since this run began ({before[name][:12]} -> {inputs[name][:12]}).\n"
+                    "Put it back, choose another output_dir, or pass --overwrite to start anew."
+                )
+        self.manifest = {
+            "schema_version": 1,
+            "recipe": dict(recipe),
+            "inputs": dict(inputs),
+            "stages": self.manifest.get("stages", {}),
+        }
+        self._save()
+
+    def forget(self, stages: Iterable[str]) -> None:
+        """These stages are to run again; their files stay until then."""
+        for name in stages:
+            self.manifest["stages"].pop(name, None)
+        self._save()
+
+    def result(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage left to know, or None where it has to run.
+
+        Raises:
+            IntegrityError: a file of the stage is not what it was. A missing file only makes the stage run again.
+        """
+        entry = self.manifest["stages"].get(stage)
+        if entry is None or any(not (self.folder / name).is_file() for name in entry["files"]):
+            return None
+        for name, digest in entry["files"].items():
+            if sha256(self.folder / name) != digest:
+                raise IntegrityError(
+                    f"{self.folder.name}/{name}: changed since stage {stage!r} wrote it.\n"
+                    "Put it back, delete it to run the stage again, or pass --overwrite to start anew."
+                )
+        result: dict[str, Any] = entry["result"]
+        return result
+
+    def stage_folder(self, stage: str) -> Path:
+        """Where a stage keeps its model."""
+        return self.folder / STAGES / stage
+
+    def scratch(self, stage: str) -> Path:
+        """Where a stage works (checkpoints); removed when the stage is done."""
+        return self.folder / STAGES / f".{stage}"
+
+    def write_stage(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Let ``write`` fill a fresh folder, put it in place whole, and note the stage as done."""
+        return self._place(stage, self.stage_folder(stage), write)
+
+    def write_artefact(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """As ``write_stage``, but the files land beside the manifest: they are what the user came for."""
+        return self._place(stage, self.folder, write)
+
+    def _place(self, stage: str, target: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        fresh = self.folder / STAGES / f".{stage}.partial"
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        result = write(fresh)
+        written = [path.relative_to(fresh) for path in files_below(fresh)]
+        for name in written:
+            sync(fresh / name)
+        if target != self.folder:
+            shutil.rmtree(target, ignore_errors=True)
+        for name in written:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).replace(target / name)
+        sync(target)
+        shutil.rmtree(fresh)
+        files = {(target / name).relative_to(self.folder).as_posix(): sha256(target / name) for name in written}
+        self.manifest["stages"][stage] = {"files": files, "result": result}
+        self._save()
+        shutil.rmtree(self.scratch(stage), ignore_errors=True)
+        return result
+
+    def _save(self) -> None:
+        write_text(self.folder / MANIFEST, json.dumps(self.manifest, indent=1, sort_keys=True) + "\n")
+
+
+def _claim(folder: Path) -> FileLock:
+    if folder.exists() and not folder.is_dir():
+        raise ResourceError(f"output_dir {folder.name!r} is a file; choose a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".hf_shrink.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+        lock = FileLock(folder / _LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ResourceError(
+            f"output_dir {folder.name!r}: another run is at work here; wait for it or choose another."
+        ) from None
+    except OSError as error:
+        raise ResourceError(f"output_dir {folder.name!r} cannot be written: {error.strerror}; choose another folder.") from None
+    return lock
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["schema_version"] == 1 and {"recipe", "inputs", "stages"} <= manifest.keys():
+            return dict(manifest)
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise IntegrityError(f"{path.parent.name}/{MANIFEST}: not a manifest of this version; pass --overwrite to start anew.")

@@ -1,0 +1,91 @@
+"""Imports go one way. What this prevents: a room that quietly needs its neighbour and can no longer be changed alone."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "hf_shrink"
+LAYERS = [
+    {"errors"},
+    {"families", "targets", "tables", "config", "files", "finite", "quiet", "yaml_source", "workspace"},
+    {"data", "distillation", "pruning", "quantization", "measurement"},
+    {"recipe", "reference", "models", "loading", "training", "publishing"},
+    {"plan", "pipeline"},
+    {"cli", "__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
+METHOD_ROOMS = LAYERS[2]
+ALLOWED_SIDEWAYS = {
+    ("training", "loading"),
+    ("training", "publishing"),
+    ("reference", "recipe"),
+    ("pipeline", "plan"),
+    ("__main__", "cli"),
+}
+ONLY_IN = {
+    "bitsandbytes": {"quantization/bitsandbytes.py"},
+    "sklearn": {"measurement/floor.py"},
+    "simple_icd_10_cm": {"data/icd10.py"},
+}
+
+
+def imports(path: Path) -> list[tuple[int, str]]:
+    """Line and dotted name of everything a file imports, wherever in the file it does so."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
+            found.append((node.lineno, node.module or ""))
+        elif isinstance(node, ast.Import):
+            found.extend((node.lineno, name.name) for name in node.names)
+    return found
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def room(path: Path) -> str:
+    """The top-level module or package that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_there_are_files_to_look_at_and_each_room_has_a_layer():
+    """A moved package would leave the other tests here with nothing to check."""
+    assert len(FILES) > 30
+    assert {room(path) for path in FILES} <= set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_file_imports_from_lower_layers_only(path: Path):
+    here = room(path)
+    for line, name in imports(path):
+        if not name.startswith("hf_shrink."):
+            continue
+        there = name.split(".")[1]
+        if there == here:
+            continue
+        where = f"{path.relative_to(PACKAGE)}:{line} imports {name}"
+        if (here == "recipe" and LEVEL[there] == LEVEL[here]) or (here == "recipe" and there in METHOD_ROOMS):
+            assert name.endswith(".config"), f"{where}: a recipe takes only the config of a room"
+        elif LEVEL[there] == LEVEL[here]:
+            same_ground = LEVEL[here] == 1
+            assert same_ground or (here, there) in ALLOWED_SIDEWAYS, f"{where}: rooms of one layer do not know each other"
+        else:
+            assert LEVEL[there] < LEVEL[here], f"{where}: that is upwards"
+
+
+@pytest.mark.parametrize("package", sorted(ONLY_IN))
+def test_an_outside_package_is_imported_in_one_file(package: str):
+    importers = {
+        path.relative_to(PACKAGE).as_posix() for path in FILES for _, name in imports(path) if name.split(".")[0] == package
+    }
+    assert importers == ONLY_IN[package]
+
+
+def test_nothing_reads_pickles_or_turns_on_remote_code():
+    """A checkpoint or a model repository could run code."""
+    for path in FILES:
+        text = path.read_text(encoding="utf-8")
+        for door in ("weights_only=False", "pickle.load", "trust_remote_code=True", "yaml.load(", "yaml.unsafe_load"):
+            assert door not in text, f"{path.relative_to(PACKAGE)}: {door}"
