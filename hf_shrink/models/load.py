@@ -1,0 +1,203 @@
+"""Load a classifier, its tokenizer or its config, strictly: what a checkpoint lacks is named, never made up in silence."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError
+from hf_shrink.finite import check_finite
+from hf_shrink.models.config import DType
+from hf_shrink.models.reference import check_source, is_local, shown
+from hf_shrink.quiet import quiet_loading
+
+
+def load_tokenizer(reference: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model; one without a padding token (GPT-2, Llama) pads with its end-of-text token.
+
+    Args:
+        reference: a Hub id, a folder, or ``package:NAME/PATH``.
+        revision: commit, tag or branch on the Hub.
+
+    Raises:
+        ResourceError: not there, not cached while offline, or it needs a package that is missing.
+        SecurityError: it would run code of its own, or the reference leaves its package.
+    """
+    source = check_source(reference, revision)
+    with _explained(f"tokenizer of {shown(reference)}", revision):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def config_of(reference: str, *, revision: str | None = None, label_names: Sequence[str] | None = None) -> PreTrainedConfig:
+    """The config of a model, from this machine alone: nothing is downloaded.
+
+    Args:
+        reference: a Hub id, a folder, or ``package:NAME/PATH``.
+        revision: commit, tag or branch on the Hub.
+        label_names: classes for a new head; None leaves the config's own.
+
+    Raises:
+        ResourceError: not a folder here and not in the cache; the message names what is missing.
+        SecurityError: as ``load_tokenizer``.
+    """
+    config = _config(reference, revision, local_files_only=True)
+    if label_names is not None:
+        _set_labels(config, label_names)
+    return config
+
+
+def load_classifier(
+    reference: str,
+    *,
+    label_names: Sequence[str] | None = None,
+    revision: str | None = None,
+    dtype: DType = "float32",
+    new_head: bool,
+) -> PreTrainedModel:
+    """A sequence classifier in eval mode, every weight accounted for and finite; only safetensors are read.
+
+    Args:
+        reference: a Hub id, a folder, or ``package:NAME/PATH``.
+        label_names: the classes in order. With ``new_head`` they become the model's; without, the model keeps its own and
+            only the set of names is compared.
+        revision: commit, tag or branch on the Hub.
+        dtype: precision the weights are loaded in.
+        new_head: whether weights outside the base model, and a pooler, may be missing or of another shape. They start random
+            (seed before the call). Without it nothing may be.
+
+    Raises:
+        MismatchError: keys missing, unexpected or of another shape (up to ten are listed), or other label names.
+        NonFiniteError: a weight is NaN or infinite.
+        ResourceError, SecurityError: as ``load_tokenizer``. IntegrityError: the weights file is damaged.
+    """
+    name = f"model {shown(reference)}"
+    config = _config(reference, revision)
+    if new_head:
+        _set_labels(config, label_names)
+    if config.pad_token_id is None:
+        config.pad_token_id = config.eos_token_id
+    with _explained(name, revision), quiet_loading():
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            check_source(reference, revision),
+            config=config,
+            revision=revision,
+            dtype=getattr(torch, dtype),
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that every key arrives in the report; the check below refuses them
+            output_loading_info=True,
+        )
+    assert isinstance(model, PreTrainedModel)
+    _check_keys(name, model, info, new_head)
+    check_finite(model, name)
+    if not new_head and label_names is not None:
+        _check_labels(name, model, label_names)
+    return model
+
+
+def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedConfig:
+    source = check_source(reference, revision)
+    if is_local(source) and not Path(source, "config.json").is_file():
+        raise ResourceError(f"{shown(reference)}: the folder has no config.json. Name the folder that save_pretrained wrote.")
+    with _explained(f"config of {shown(reference)}", revision):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
+    kernel = config._attn_implementation
+    if kernel is not None and "/" in kernel:
+        raise SecurityError(f"config of {shown(reference)}: attention {kernel!r} is code from the Hub. Remove the key.")
+    return config
+
+
+def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None) -> None:
+    if label_names is None or len(label_names) < 2 or len(set(label_names)) < len(label_names):
+        raise RecipeError(f"label_names: a new head needs two or more different names, got {label_names!r}.")
+    config.id2label = dict(enumerate(label_names))
+    config.label2id = {name: i for i, name in enumerate(label_names)}
+    config.problem_type = "single_label_classification"  # a checkpoint may say regression or several labels at once
+
+
+def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]) -> None:
+    own = list(model.config.id2label.values())
+    if set(own) != set(label_names):
+        raise MismatchError(
+            f"{where} has {len(own)} labels {_few(own)}; the data has {len(label_names)}: {_few(label_names)}.\n"
+            "Fine-tune it on these labels first, or set id2label in its config."
+        )
+
+
+def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_head: bool) -> None:
+    inside = f"{model.base_model_prefix}."
+
+    def may_be_new(key: str) -> bool:
+        return new_head and (not key.startswith(inside) or "pooler" in key.split("."))
+
+    def may_be_left_over(key: str) -> bool:  # the head of another task; never a layer, which a headless file names bare
+        return may_be_new(key) and key.split(".")[0] not in {name for name, _ in model.base_model.named_children()} - {"pooler"}
+
+    missing = sorted(key for key in info["missing_keys"] if not may_be_new(key))
+    mismatched = sorted(key for key, *_ in info["mismatched_keys"] if not may_be_new(key))
+    unexpected = sorted(key for key in info["unexpected_keys"] if not may_be_left_over(key))
+    if missing or unexpected or mismatched:
+        counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(mismatched)} of another shape"
+        raise MismatchError(
+            f"{where}: its weights do not fit {type(model).__name__}: {counts}.\n"
+            f"{_few([*missing, *mismatched, *unexpected], 10)}\n"
+            "Use a checkpoint of this architecture" + (", or ask for a new head." if not new_head else ".")
+        )
+
+
+def _few(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
+
+
+@contextmanager
+def _explained(what: str, revision: str | None) -> Iterator[None]:
+    """Errors of the libraries below become ours: what failed and one thing to do, without their paths and addresses."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise IntegrityError(f"{what}: its weights file is damaged ({error}). Download or copy it again.") from error
+    except ImportError as error:
+        raise ResourceError(f"{what}: a package is missing: {str(error).strip().splitlines()[0]}") from error
+    except OSError as error:
+        raise ResourceError(f"{what}: {_reason(error, revision)}") from error
+    except (ValueError, KeyError, RuntimeError) as error:
+        if "trust_remote_code" in str(error):
+            raise SecurityError(f"{what}: it needs code from its own repository, which hf_shrink never runs.") from error
+        if isinstance(error, ValueError | KeyError) and not isinstance(error, MismatchError):
+            raise MismatchError(f"{what}: {shown(str(error).strip().splitlines()[0])[1:-1]}") from error
+        raise
+
+
+def _reason(error: BaseException, revision: str | None) -> str:
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    if any(isinstance(c, GatedRepoError) for c in causes):
+        return "the repository is gated. Accept its terms on the Hub, then run: hf auth login"
+    if any(isinstance(c, RevisionNotFoundError) for c in causes):
+        return f"there is no revision {revision!r}. Name a commit, tag or branch that exists."
+    if any(isinstance(c, RepositoryNotFoundError) for c in causes):
+        return "no such repository, or a private one. Check the name, or set HF_TOKEN."
+    if any(isinstance(c, LocalEntryNotFoundError) for c in causes) or "couldn't connect" in str(error):
+        return "not in the cache, and the Hub is off or out of reach. Download it once while online, or name a folder."
+    if "safetensors" in str(error):
+        return "no model.safetensors in it; other formats can run code and are not read. Convert it to safetensors."
+    return shown(str(error).strip().splitlines()[0])[1:-1]

@@ -1,0 +1,103 @@
+"""Do a student and its teacher speak of the same classes and the same tokens?"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_shrink.errors import MismatchError
+
+_PLAIN_NAME = re.compile(r"LABEL_\d+")
+_PROBE = "Zoë's 2 CATS aren't here; naïve ﬁt, 東京 (1,000.5 €)"  # case, accents, a ligature, digits, two scripts
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How to read a teacher for a student.
+
+    Attributes:
+        label_order: ``teacher_logits[..., label_order]`` stands in the student's order; None where it does already.
+        notes: what was done about it, one sentence each.
+    """
+
+    label_order: tuple[int, ...] | None
+    notes: tuple[str, ...]
+
+
+def check_pair(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    *,
+    student_tokenizer: PreTrainedTokenizerBase,
+    teacher_tokenizer: PreTrainedTokenizerBase,
+) -> Pair:
+    """Compare two classifiers that are to see the same token ids and predict the same classes.
+
+    Classes are compared by name. Only where both models have none (``LABEL_0``, ...) their order is trusted.
+
+    Raises:
+        MismatchError: one and the same model, other classes or other token ids. Each of them would train without an error.
+    """
+    if teacher is student:
+        raise MismatchError("teacher: it is the student itself, whose loss is always 0. Load it a second time.")
+    order = _label_order(_labels(student), _labels(teacher))
+    _check_vocabularies(student_tokenizer, teacher_tokenizer)
+    if order is None:
+        return Pair(None, ())
+    return Pair(order, (f"Teacher labels are reordered by name to {', '.join(_labels(student))}.",))
+
+
+def _labels(model: PreTrainedModel) -> list[str]:
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:
+    if len(student) != len(teacher):
+        raise MismatchError(
+            f"teacher: it has {len(teacher)} labels ({_few(teacher)}), the student {len(student)} ({_few(student)}).\n"
+            "Use a teacher of the same classes."
+        )
+    for who, names in (("student", student), ("teacher", teacher)):
+        if len(set(names)) < len(names):
+            raise MismatchError(f"{who}: label names repeat: {_few(names)}. Give each class its own name in id2label.")
+    if set(student) != set(teacher):
+        only_student, only_teacher = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
+        hint = " and the order is unknown" if all(map(_PLAIN_NAME.fullmatch, teacher)) else ""
+        raise MismatchError(
+            f"teacher: label names differ{hint}: only the student has {_few(only_student)}; only the teacher has "
+            f"{_few(only_teacher)}.\nSet the same names in id2label of both configs."
+        )
+    order = tuple(teacher.index(name) for name in student)
+    return None if order == tuple(range(len(order))) else order
+
+
+def _check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    conflicts = sorted((i, token) for token, i in ours.items() if theirs.get(token, i) != i)
+    missing = sorted(
+        [(i, t) for t, i in ours.items() if t not in theirs] + [(i, t) for t, i in theirs.items() if t not in ours]
+    )
+    if conflicts or missing:
+        _, token = (conflicts or missing)[0]
+        raise MismatchError(
+            f"teacher: its tokenizer differs from the student's: {len(conflicts)} conflicting ids, {len(missing)} missing; "
+            f"first: {token!r} {ours.get(token, 'missing')} vs {theirs.get(token, 'missing')}.\n"
+            "Use a teacher with the student's tokenizer."
+        )
+    if (mine := _ids(student)) != (yours := _ids(teacher)):
+        place = next((i for i, (a, b) in enumerate(zip(mine, yours, strict=False)) if a != b), min(len(mine), len(yours)))
+        raise MismatchError(
+            f"teacher: its tokenizer has the student's vocabulary but splits a text otherwise: {_PROBE!r} becomes "
+            f"{mine[place : place + 3]} vs {yours[place : place + 3]} from token {place}.\n"
+            "Use the same casing, normalisation and special tokens in both."
+        )
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
+    return list(tokenizer(_PROBE)["input_ids"])
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "") if names else "none"

@@ -1,0 +1,67 @@
+"""What a model is called: a Hub id, a local folder, or ``package:NAME/PATH`` for one inside an installed package."""
+
+import importlib.util
+from pathlib import Path
+
+from hf_shrink.errors import RecipeError, ResourceError, SecurityError
+
+_PACKAGE = "package:"
+
+
+def resolve(reference: str) -> str:
+    """The folder of a ``package:NAME/PATH`` reference, absolute; any other reference comes back as it is.
+
+    The package is found without importing it: naming a model never runs a package's code.
+
+    Raises:
+        RecipeError: there is no name after ``package:``.
+        ResourceError: the package is not installed, or has no such folder.
+        SecurityError: the path leaves the package, by ``..``, as an absolute path or through a link.
+    """
+    if not reference.startswith(_PACKAGE):
+        return reference
+    name, _, inside = reference.removeprefix(_PACKAGE).partition("/")
+    if not name.isidentifier():
+        raise RecipeError(f"{reference!r}: {name!r} is no package name. Write package:NAME/PATH, e.g. package:my_models/bert.")
+    root = _package_folder(name, reference)
+    path = Path(inside)
+    if path.is_absolute() or ".." in path.parts or not (root / path).resolve().is_relative_to(root.resolve()):
+        raise SecurityError(f"{reference!r} leaves the package {name}. Name a folder inside it.")
+    if not (root / path).is_dir():
+        raise ResourceError(f"{reference!r}: the package {name} is installed but has no folder {inside!r}.")
+    return str((root / path).resolve())
+
+
+def is_local(reference: str) -> bool:
+    """True where ``reference`` is a folder on this machine or can only be meant as one."""
+    return Path(reference).is_dir() or reference.startswith(("/", "./", "../", "~")) or reference.count("/") > 1
+
+
+def check_source(reference: str, revision: str | None) -> str:
+    """``resolve(reference)``, after a look at what can be seen without loading.
+
+    Raises:
+        RecipeError: a revision of something that has none.
+        ResourceError: a path with no folder.
+    """
+    source = resolve(reference)
+    if not is_local(source):
+        return source
+    if revision is not None:
+        raise RecipeError(f"{shown(reference)}: revision {revision!r} would be ignored, this is a folder; remove it.")
+    if not Path(source).is_dir():
+        raise ResourceError(f"{shown(reference)}: no such folder. A model is a folder, a Hub id or package:NAME/PATH.")
+    return source
+
+
+def shown(reference: str) -> str:
+    """The reference in quotes, with the home folder written as ``~``: errors end up in public logs."""
+    return repr(reference.replace(str(Path.home()), "~"))
+
+
+def _package_folder(name: str, reference: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    if not places:
+        raise ResourceError(f"{reference!r}: the package {name} is not installed. Try: pip install {name.replace('_', '-')}")
+    return Path(places[0])
