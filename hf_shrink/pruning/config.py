@@ -1,5 +1,6 @@
 """One entry of the ``pruning`` section."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -62,3 +63,8 @@ class PruningConfig(Config):
         if self.structure == "unstructured" and "round_to" in self.model_fields_set:
             raise ValueError(f"round_to {self.round_to} would be ignored with structure: unstructured; remove it.")
         return self
+
+
+def as_tuple(configs: PruningConfig | Sequence[PruningConfig]) -> tuple[PruningConfig, ...]:
+    """One entry or several, as several."""
+    return (configs,) if isinstance(configs, PruningConfig) else tuple(configs)

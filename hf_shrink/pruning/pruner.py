@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from hf_shrink.errors import IntegrityError, NonFiniteError
-from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.masks import drop_lowest, pack, unpack
+from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
 from hf_shrink.pruning.structures import Group, groups_of, scores_of
 from hf_shrink.pruning.window import window_of
 
@@ -32,7 +32,7 @@ class Pruner:
             RecipeError: targets or schedules that cannot be meant.
             MismatchError: a model that cannot be pruned.
         """
-        entries = [configs] if isinstance(configs, PruningConfig) else list(configs)
+        entries = as_tuple(configs)
         self._windows = {f"pruning.{i}": window_of(c, total_steps, f"pruning.{i}") for i, c in enumerate(entries)}
         self._groups = groups_of(model, entries)
         self._masks = {group.name: torch.ones(group.shape, dtype=torch.bool) for group in self._groups}
@@ -48,9 +48,9 @@ class Pruner:
         changed: dict[str, Tensor] = {}
         for group in self._groups:
             mask = self._mask(group)
-            count = self._removed_at(group, step)
-            if count > mask.numel() - int(mask.count_nonzero()):
-                changed[group.name] = drop_lowest(_finite(scores_of(group), group, step), count, keep=mask)
+            if self._removed_at(group, step) > mask.numel() - int(mask.count_nonzero()):
+                scores = _finite(scores_of(group), group, step)
+                changed[group.name] = keep_top(scores, self._sparsity_at(group, step), keep=mask)
         self._masks.update(changed)
         return bool(changed)
 
@@ -106,7 +106,10 @@ class Pruner:
         self._masks = {name: unpack(state[name], mask.shape, name=name) for name, mask in self._masks.items()}
 
     def _removed_at(self, group: Group, step: int) -> int:
-        return round(self._windows[group.entry].at(step, group.sparsity) * group.shape.numel())
+        return removed_count(self._sparsity_at(group, step), group.shape.numel())
+
+    def _sparsity_at(self, group: Group, step: int) -> float:
+        return self._windows[group.entry].at(step, group.sparsity)
 
     def _mask(self, group: Group) -> Tensor:
         """The mask where the weights are, since a Trainer moves the model after the Pruner was made."""

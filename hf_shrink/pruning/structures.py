@@ -11,6 +11,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, Family, family_of, layers_of, named_layers
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.criteria import CRITERIA
+from hf_shrink.pruning.masks import removed_count
 from hf_shrink.tables import pick
 from hf_shrink.targets import Projection, check_patterns, matches, oriented, projections, select
 
@@ -38,7 +39,7 @@ class Piece:
         """A view of ``mask`` that broadcasts over the parameter as the module stores it."""
         if self.attribute == "bias":
             return mask
-        wide = {"entry": mask, "output": mask.view(-1, 1), "input": mask.view(1, -1)}[self.axis] if mask.dim() == 1 else mask
+        wide = mask if self.axis == "entry" else mask.view(-1, 1) if self.axis == "output" else mask.view(1, -1)
         return wide if oriented(self.module) is self.module.weight else wide.T
 
 
@@ -124,7 +125,7 @@ def _unstructured(model: Any, config: PruningConfig, entry: str, owners: Mapping
             continue
         shape = oriented(module).shape
         piece = Piece(f"{name}.weight", module, "weight", "entry")
-        removed = round(config.sparsity * shape.numel())
+        removed = removed_count(config.sparsity, shape.numel())
         found[id(module.weight)] = Group(name, entry, config, shape, removed, (piece,))
     return list(found.values())
 

@@ -1,0 +1,144 @@
+"""From masks to a physically smaller model: a copy whose modules are cut, never a parameter resized in place."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hf_shrink.errors import MismatchError
+from hf_shrink.families import FAMILIES, Family, family_of, named_layers
+from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.structures import groups_of
+from hf_shrink.targets import Projection, oriented, projections
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What surgery made.
+
+    Attributes:
+        model: the smaller model.
+        shapes: ``(in_features, out_features)`` of every projection that is not as wide as the config says, by its path below
+            ``model.base_model``; empty where the config says it all, so that plain transformers can load it.
+    """
+
+    model: PreTrainedModel
+    shapes: dict[str, tuple[int, int]]
+
+
+@torch.no_grad()
+def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> Shrunk:
+    """A smaller copy with the outputs of ``model`` after masking; ``model`` stays as it is.
+
+    Masks of projections become zeros, masks of layers take their feed-forward neurons out. Dtype, device, training mode,
+    ``requires_grad`` and tied weights are kept. Where all layers end at one width the config is changed to it.
+
+    Args:
+        model: a float model of a known family where a layer is masked.
+        masks: True = keep, by full module name, as ``Pruner.masks()`` gives them: ``[out, in]`` for a projection,
+            ``[neurons]`` for a transformer layer.
+
+    Raises:
+        MismatchError: a mask names nothing in the model, has another shape than it, or keeps no neuron.
+    """
+    small = copy.deepcopy(model)
+    modules = dict(small.named_modules())
+    for name, mask in masks.items():
+        module = modules.get(name)
+        if isinstance(module, nn.Linear | Conv1D):
+            _check_shape(name, mask, oriented(module).shape)
+            oriented(module).mul_(mask.to(module.weight.device))
+        elif module is None:
+            raise MismatchError(f"mask {name!r} names no module of {type(model).__name__}; pass the masks made for this model.")
+        else:
+            _cut_ffn(name, module, mask, family_of(model, f"mask {name!r}"))
+    _say_width_in_config(small)
+    return Shrunk(small, odd_shapes(small))
+
+
+def shrink_untrained(model: PreTrainedModel, configs: PruningConfig | Sequence[PruningConfig]) -> PreTrainedModel:
+    """A copy of the size that training with ``configs`` and shrinking will give; which neurons stay says nothing yet.
+
+    Meant for a model on the meta device, to plan with: same checks and errors as ``groups_of``.
+    """
+    cut = [group for group in groups_of(model, as_tuple(configs)) if group.config.structure == "ffn"]
+    return shrink(model, {group.name: torch.arange(group.shape.numel()) >= group.removed for group in cut}).model
+
+
+def odd_shapes(model: Any) -> dict[str, tuple[int, int]]:
+    """``(in_features, out_features)`` of the feed-forward projections that are not as wide as the config says.
+
+    By path below ``model.base_model``, so that the same record fits the model with another head or with none. Empty for a
+    family that is not known: nothing here changes the shape of those.
+    """
+    family = FAMILIES.get(model.config.model_type)
+    if family is None:
+        return {}
+    width = configured_width(model.config, family)
+    found = {}
+    for name, layer in named_layers(model.base_model, family).items():
+        if _width(layer, family) != width:
+            for path in (*family.ffn_in, family.ffn_out):
+                out_features, in_features = oriented(projections(layer)[path]).shape
+                found[f"{name}.{path}"] = (in_features, out_features)
+    return found
+
+
+def configured_width(config: Any, family: Family) -> int:
+    """The number of feed-forward neurons that a model built from ``config`` has in each layer."""
+    width: int | None = getattr(config, family.ffn_width)
+    return 4 * int(config.hidden_size) if width is None else width  # GPT-2's n_inner: None
+
+
+def _cut_ffn(name: str, layer: nn.Module, mask: Tensor, family: Family) -> None:
+    _check_shape(name, mask, torch.Size([_width(layer, family)]))
+    keep = mask.nonzero().flatten()
+    if not len(keep):
+        raise MismatchError(f"mask {name!r} keeps 0 of {mask.numel()} neurons; at least 1 must stay.")
+    for path in family.ffn_in:
+        _cut(projections(layer)[path], keep, "output")
+    _cut(projections(layer)[family.ffn_out], keep, "input")
+
+
+def _cut(module: Projection, keep: Tensor, side: Literal["input", "output"]) -> None:
+    """Give ``module`` new, smaller parameters with the outputs or inputs in ``keep``, and say so in its attributes."""
+    axis = 0 if side == "output" else 1
+    stored = axis if oriented(module) is module.weight else 1 - axis
+    module.weight = _selected(module.weight, keep, stored)
+    if side == "output" and module.bias is not None:
+        module.bias = _selected(module.bias, keep, 0)
+    out_features, in_features = oriented(module).shape
+    if isinstance(module, Conv1D):
+        module.nf, module.nx = out_features, in_features
+    else:
+        module.out_features, module.in_features = out_features, in_features
+
+
+def _selected(parameter: Tensor, keep: Tensor, axis: int) -> nn.Parameter:
+    values = parameter.detach().index_select(axis, keep.to(parameter.device))
+    return nn.Parameter(values, requires_grad=parameter.requires_grad)
+
+
+def _say_width_in_config(model: Any) -> None:
+    family = FAMILIES.get(model.config.model_type)
+    if family is None:
+        return
+    widths = {_width(layer, family) for layer in named_layers(model, family).values()}
+    if len(widths) == 1 and widths != {configured_width(model.config, family)}:
+        setattr(model.config, family.ffn_width, widths.pop())
+
+
+def _width(layer: nn.Module, family: Family) -> int:
+    return oriented(projections(layer)[family.ffn_out]).shape[1]
+
+
+def _check_shape(name: str, mask: Tensor, shape: torch.Size) -> None:
+    if mask.shape != shape:
+        raise MismatchError(
+            f"mask {name!r}: shape {list(mask.shape)}, the model has {list(shape)}; pass the masks made for it."
+        )

@@ -1,0 +1,98 @@
+"""What pruning would do to a model, counted without touching it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.structures import Group, groups_of
+from hf_shrink.pruning.window import window_of
+from hf_shrink.targets import projections
+
+
+@dataclass(frozen=True)
+class Touched:
+    """One row of a plan: what one mask does in the end.
+
+    Attributes:
+        module: the projection, or the layer for ffn, by full name.
+        entry: the config that asks for it, as in ``pruning.0``.
+        structure: that config's structure.
+        unit: what is counted, ``weights`` or ``neurons``.
+        kept: how many stay.
+        before: how many there are now.
+    """
+
+    module: str
+    entry: str
+    structure: str
+    unit: str
+    kept: int
+    before: int
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction that goes, after rounding."""
+        return (self.before - self.kept) / self.before
+
+    def __str__(self) -> str:
+        return f"{self.module}: {self.kept} of {self.before} {self.unit}"
+
+
+@dataclass(frozen=True)
+class PruningPlan:
+    """What pruning would do to a model.
+
+    Attributes:
+        rows: what is touched, in the order of the entries.
+        skipped: projections that no entry touches, by full name.
+        parameters_before: parameters now, each shared one once.
+        parameters_after: parameters after shrinking, exactly; zeros are counted, they are still there.
+        zeros: parameters set to zero that stay in the file.
+    """
+
+    rows: tuple[Touched, ...]
+    skipped: tuple[str, ...]
+    parameters_before: int
+    parameters_after: int
+    zeros: int
+
+
+def touched(model: Any, configs: PruningConfig | Sequence[PruningConfig], total_steps: int | None = None) -> PruningPlan:
+    """What ``configs`` would do to ``model``, which may be on the meta device: only shapes are read.
+
+    Args:
+        model: a transformers model.
+        configs: one entry or several that do not overlap.
+        total_steps: optimizer steps of the training to come; None leaves the schedules unchecked.
+
+    Raises:
+        RecipeError: targets or, with ``total_steps``, schedules that cannot be meant.
+        MismatchError: a model that cannot be pruned.
+    """
+    entries = as_tuple(configs)
+    if total_steps is not None:
+        for index, entry in enumerate(entries):
+            window_of(entry, total_steps, f"pruning.{index}")
+    groups = groups_of(model, entries)
+    reached = {id(piece.module) for group in groups for piece in group.pieces}
+    before = sum(parameter.numel() for parameter in model.parameters())
+    cut = [group for group in groups if group.config.structure == "ffn"]
+    return PruningPlan(
+        rows=tuple(_row(group) for group in groups),
+        skipped=tuple(name for name, module in projections(model).items() if id(module) not in reached),
+        parameters_before=before,
+        parameters_after=before - sum(group.removed * _parameters_each(group) for group in cut),
+        zeros=sum(group.removed for group in groups if group.config.structure == "unstructured"),
+    )
+
+
+def _row(group: Group) -> Touched:
+    unit = "neurons" if group.config.structure == "ffn" else "weights"
+    before = group.shape.numel()
+    return Touched(group.name, group.entry, group.config.structure, unit, before - group.removed, before)
+
+
+def _parameters_each(group: Group) -> int:
+    """Parameters that go with one neuron: its rows, its biases and its column."""
+    return sum(piece.parameter.numel() for piece in group.pieces) // group.shape.numel()
