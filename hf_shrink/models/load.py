@@ -20,6 +20,7 @@ from transformers import (
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError
 from hf_shrink.finite import check_finite
 from hf_shrink.models.config import DType
+from hf_shrink.models.pairs import labels_of
 from hf_shrink.models.reference import check_source, is_local, shown
 from hf_shrink.quiet import quiet_loading
 
@@ -131,7 +132,7 @@ def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None) -> 
 
 
 def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]) -> None:
-    own = list(model.config.id2label.values())
+    own = labels_of(model)
     if set(own) != set(label_names):
         raise MismatchError(
             f"{where} has {len(own)} labels {_few(own)}; the data has {len(label_names)}: {_few(label_names)}.\n"

@@ -42,15 +42,17 @@ def check_pair(
     """
     if teacher is student:
         raise MismatchError("teacher: it is the student itself, whose loss is always 0. Load it a second time.")
-    order = _label_order(_labels(student), _labels(teacher))
+    order = _label_order(labels_of(student), labels_of(teacher))
     _check_vocabularies(student_tokenizer, teacher_tokenizer)
     if order is None:
         return Pair(None, ())
-    return Pair(order, (f"Teacher labels are reordered by name to {', '.join(_labels(student))}.",))
+    return Pair(order, (f"Teacher labels are reordered by name to {', '.join(labels_of(student))}.",))
 
 
-def _labels(model: PreTrainedModel) -> list[str]:
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+def labels_of(model: PreTrainedModel) -> list[str]:
+    """The names of a model's classes, in the order of its logits."""
+    names: dict[Any, str] = dict(model.config.id2label or {})
+    return [names[i] for i in sorted(names)]
 
 
 def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:

@@ -61,7 +61,7 @@ def drop_layers(model: PreTrainedModel, layers: int | Sequence[int]) -> PreTrain
     for position, layer in enumerate(few):
         for module in layer.modules():
             if isinstance(getattr(module, "layer_idx", None), int):
-                module.layer_idx = position
+                setattr(module, "layer_idx", position)  # noqa: B010 - nn.Module types attributes as tensors
     _cut_config(small.config, family.num_layers, len(old), kept)
     return small
 

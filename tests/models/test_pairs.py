@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tokenizers import normalizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 from hf_shrink.errors import MismatchError
 from hf_shrink.models.pairs import Pair, check_pair
@@ -72,14 +73,25 @@ def test_conflicting_and_missing_tokens_are_counted_and_the_first_is_named():
         check(COLOURS, COLOURS, one, tiny_tokenizer())
 
 
+def word_tokenizer(normalizer: normalizers.Normalizer | None) -> PreTrainedTokenizerFast:
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "CATS": 1, "cats": 2}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]")
+
+
 def test_one_vocabulary_with_other_casing_is_refused():
     """Cased text reaches a teacher that has never seen a capital letter."""
-    lower = tiny_tokenizer()
-    lower.backend_tokenizer.normalizer = normalizers.Lowercase()
-    for tokenizer in (lower, other := tiny_tokenizer()):
-        tokenizer.add_tokens(["CATS", "cats"])
     with pytest.raises(MismatchError, match="splits a text otherwise"):
-        check(COLOURS, COLOURS, lower, other)
+        check(COLOURS, COLOURS, word_tokenizer(normalizers.Lowercase()), word_tokenizer(None))
+
+
+def test_one_vocabulary_with_other_special_tokens_is_refused():
+    bare = tiny_tokenizer()
+    bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    with pytest.raises(MismatchError, match="from token 0"):
+        check(COLOURS, COLOURS, tiny_tokenizer(), bare)
 
 
 def test_a_student_is_not_its_own_teacher():
