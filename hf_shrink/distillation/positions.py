@@ -1,0 +1,45 @@
+"""Which positions count: padding and the label -100 never do."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from hf_shrink.errors import MismatchError
+
+IGNORED = -100
+"""The label that transformers leaves out of every loss."""
+
+
+def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
+    """True where a prediction of the batch counts.
+
+    A causal language model predicts the next token: position ``t`` counts where token ``t + 1`` has a label and both tokens
+    are real. The last position predicts nothing.
+
+    Args:
+        inputs: a batch with ``labels`` ``[batch]`` or ``[batch, length]`` and, maybe, ``attention_mask`` ``[batch, length]``;
+            ``shift_labels`` of the same shape, already aligned with the logits, win over ``labels``.
+        shifts_labels: whether the model's loss moves the labels by one.
+
+    Returns:
+        Booleans, the shape of the labels: one for each position of the logits.
+
+    Raises:
+        MismatchError: the batch has no labels.
+    """
+    labels = inputs.get("shift_labels", inputs.get("labels"))
+    if not isinstance(labels, Tensor):
+        raise MismatchError("distillation: a batch without 'labels'; a label of -100 leaves a position out.")
+    kept = labels != IGNORED
+    attention = inputs.get("attention_mask")
+    real = attention.bool() if isinstance(attention, Tensor) and attention.shape == kept.shape and kept.ndim > 1 else None
+    if shifts_labels and "shift_labels" not in inputs:
+        kept = _next(kept) if real is None else _next(kept & real)
+    return kept if real is None else kept & real
+
+
+def _next(values: Tensor) -> Tensor:
+    shifted = values.roll(-1, dims=-1)
+    shifted[..., -1] = False
+    return shifted

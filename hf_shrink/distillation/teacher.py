@@ -1,0 +1,58 @@
+"""The teacher: frozen, in evaluation mode, never saved."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_shrink.errors import MismatchError
+
+_NOT_FOR_THE_TEACHER = {"labels", "return_dict", "kwargs", "args"}
+
+
+class Teacher:
+    """A model whose logits a student learns from.
+
+    Args:
+        model: a transformers model with ``logits`` among its outputs. Its parameters stop asking for gradients and it is put
+            into evaluation mode; it may be quantised and keeps its precision.
+        label_order: class ``i`` of the student is class ``label_order[i]`` of the teacher; None where both agree.
+
+    Raises:
+        MismatchError: ``label_order`` is not a permutation.
+    """
+
+    def __init__(self, model: nn.Module, *, label_order: Sequence[int] | None = None) -> None:
+        if label_order is not None and sorted(label_order) != list(range(len(label_order))):
+            raise MismatchError(f"teacher: label_order {list(label_order)} is not a permutation of 0..{len(label_order) - 1}.")
+        self.model = model.requires_grad_(False).eval()
+        self.label_order = None if label_order is None else list(label_order)
+        forward = getattr(model, "get_base_model", lambda: model)().forward
+        self.accepts = tuple(name for name in inspect.signature(forward).parameters if name not in _NOT_FOR_THE_TEACHER)
+
+    def to(self, device: torch.device) -> None:
+        """Move there, unless it is quantised or was spread over devices when it was loaded: then it stays where it is."""
+        placed = getattr(self.model, "hf_device_map", None) or getattr(self.model, "is_quantized", False)
+        if (
+            not placed
+            and not getattr(self.model, "is_loaded_in_8bit", False)
+            and not getattr(self.model, "is_loaded_in_4bit", False)
+        ):
+            self.model.to(device)
+
+    @torch.no_grad()
+    def __call__(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Logits ``[..., classes]`` of a batch, without gradient, classes in the student's order."""
+        if self.model.training:
+            self.model.eval()
+        batch = {name: value for name, value in inputs.items() if name in self.accepts}
+        if "use_cache" in self.accepts:
+            batch["use_cache"] = False
+        logits: Tensor = self.model(**batch, return_dict=True).logits
+        if self.label_order is None:
+            return logits
+        if len(self.label_order) != logits.shape[-1]:
+            raise MismatchError(f"teacher: label_order has {len(self.label_order)} classes, the logits {logits.shape[-1]}.")
+        return logits[..., self.label_order]

@@ -1,0 +1,32 @@
+"""What follows the step counter."""
+
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_shrink.pruning.pruner import Pruner
+
+
+class PruningCallback(TrainerCallback):
+    """Keeps the masks of a ``Pruner`` in step: after ``n`` optimizer steps they are those of the schedule at ``n``.
+
+    It comes before every other callback, so that evaluation, logging and saving see the pruned weights.
+    """
+
+    def __init__(self, pruner: Pruner) -> None:
+        self.pruner = pruner
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """At step 0 the schedule may already ask for something; a resumed run has its masks from the checkpoint."""
+        if state.global_step == 0:
+            self.pruner.update(0)
+            self.pruner.apply()
+
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After clipping: a removed weight gets no gradient, so no momentum pulls at it."""
+        self.pruner.mask_gradients()
+
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """The counter has not moved yet: this was step ``global_step + 1``."""
+        self.pruner.update(state.global_step + 1)
+        self.pruner.apply()

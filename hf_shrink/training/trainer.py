@@ -1,0 +1,285 @@
+"""``ShrinkTrainer``: the stock Trainer with a teacher, a pruner and gradient accumulation that adds up."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel, set_seed
+
+from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.distillation.distiller import Distiller
+from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.surgery import shrink
+from hf_shrink.training.accounting import labels_kept
+from hf_shrink.training.callbacks import PruningCallback
+from hf_shrink.training.durable import DurableTrainer
+
+MASKS_NAME = "pruning_masks.safetensors"
+
+
+class ShrinkTrainer(DurableTrainer):
+    """A ``transformers.Trainer`` that distils and prunes. With neither it is the stock one, at one accumulation step.
+
+    The training loss is ``(1 - alpha) * task + alpha * (sum of weight * term)``; evaluation keeps the plain task loss. The
+    gradient of an optimizer step does not depend on how many micro-batches it is cut into.
+
+    Args:
+        model, args, ...: those of ``Trainer``, in its order.
+        teacher: a model of the same labels and vocabulary, or a ``Teacher``; needs ``distillation``.
+        distillation: alpha and losses; needs ``teacher``.
+        pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
+        peft_config: wraps the model in adapters first.
+
+    Raises:
+        RecipeError: arguments that would be ignored or cannot go together.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | nn.Module | None = None,
+        args: Any = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Any = None,
+        compute_loss_func: Any = None,
+        compute_metrics: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        optimizer_cls_and_kwargs: Any = None,
+        preprocess_logits_for_metrics: Any = None,
+        *,
+        teacher: nn.Module | Teacher | None = None,
+        distillation: DistillationConfig | None = None,
+        pruning: PruningConfig | Sequence[PruningConfig] | None = None,
+        peft_config: PeftConfig | None = None,
+    ) -> None:
+        self._peft_config = peft_config
+        if model is not None and peft_config is not None:
+            set_seed(42 if args is None else args.seed)
+            model = _with_adapters(model, peft_config)
+        super().__init__(
+            model,
+            args,
+            data_collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            model_init,
+            compute_loss_func,
+            compute_metrics,
+            callbacks,
+            optimizers,
+            optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics,
+        )
+        self.pruning = () if pruning is None else as_tuple(pruning)
+        self.pruner: Pruner | None = None
+        self.distiller = self._make_distiller(teacher, distillation)
+        self._refuse_what_cannot_be_right()
+        self.current_gradient_accumulation_steps = 1
+        self._step_positions: Tensor | None = None
+        self._terms_read_at = 0
+
+    def shrink(self) -> PreTrainedModel:
+        """A physically smaller copy of the trained model: masked neurons are gone, masked weights are zero.
+
+        Raises:
+            RecipeError: there is no pruning, or training has not begun.
+        """
+        if self.pruner is None:
+            raise RecipeError("shrink: there are no masks; pass pruning= to ShrinkTrainer and call train() first.")
+        return shrink(self.student, self.pruner.masks()).model
+
+    # ---- loss ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The stock loss, or the mix with distillation; micro-batches add up to the loss of the whole optimizer step."""
+        batch, inputs = dict(inputs), self._for_student(inputs)
+        rescaled = self._needs_rescaling(model)
+        self.loss_is_scaled_for_ga = True if rescaled else None
+        loss, outputs = super().compute_loss(model, inputs, True, None if rescaled else num_items_in_batch)
+        if model.training:
+            if rescaled:
+                loss = self._share(loss, batch, num_items_in_batch)
+            if self.distiller is not None:
+                loss = self._mix(loss, outputs, batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """As in ``Trainer``; also counts the positions that distillation averages over in this optimizer step."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.distiller is not None and batches:
+            positions = torch.stack([self.distiller.positions(batch).sum() for batch in batches]).sum().float().to(device)
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                positions = self.accelerator.reduce(positions, reduction="mean")
+            self._step_positions = positions.clamp(min=1 / self.args.world_size)
+        return batches, count
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """As in ``Trainer``, but a loss that is no number stops the training before the weights change."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss).all():
+            raise self._not_finite(f"the loss is {loss.item()}.\nLower the learning rate or look at the batch.")
+        return loss
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in ``Trainer``; columns kept for the teacher alone do not reach the student."""
+        return super().prediction_step(model, self._for_student(inputs), *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in ``Trainer``; beside ``loss`` stands each of its terms, as ``loss/task`` and ``loss/forward_kl``."""
+        if self.distiller is not None and "loss" in logs:
+            terms = self.distiller.read(self.state.global_step - self._terms_read_at)
+            self._terms_read_at = self.state.global_step
+            logs |= {name: float(self.accelerator.gather(value).mean()) for name, value in terms.items()}
+        super().log(logs, start_time)
+
+    def _needs_rescaling(self, model: nn.Module) -> bool:
+        """Whether this batch is only a part of what the optimizer or the evaluation averages over.
+
+        Many heads take the count of labels and ignore it, so a part gets no count: its mean is weighed here. A
+        ``compute_loss_func`` has promised to use the count.
+        """
+        if self.compute_loss_func is not None or self.args.n_gpu > 1:
+            return False
+        return self.args.world_size > 1 or (model.training and self.current_gradient_accumulation_steps > 1)
+
+    def _share(self, mean: Tensor, batch: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
+        """From the mean over a micro-batch to its part of the mean over the optimizer step."""
+        if count is None:
+            return mean / self.current_gradient_accumulation_steps
+        kept = labels_kept(batch, shifts_labels=self._loss_shifts_labels).to(mean.device)
+        ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
+        return torch.where(kept > 0, mean * (kept / count * ranks), 0.0)
+
+    def _mix(self, task_loss: Tensor, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+        assert self.distiller is not None
+        try:
+            return self.distiller.mix(task_loss, outputs, batch, self._step_positions)
+        except NonFiniteError as error:
+            raise self._not_finite(str(error)) from None
+
+    def _for_student(self, inputs: Any) -> Any:
+        """The batch without columns that only the teacher's forward takes."""
+        if self.distiller is None:
+            return inputs
+        self._set_signature_columns_if_needed()
+        return {name: value for name, value in inputs.items() if name not in self._only_for_teacher}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            columns: Any = self._signature_columns
+            taught = () if self.distiller is None else self.distiller.teacher.accepts
+            self._only_for_teacher = [name for name in taught if name not in columns]
+            columns.extend(self._only_for_teacher)
+
+    # ---- numbers that are none ----
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if not torch.isfinite(torch.as_tensor(norm)) and not self._scaler_will_skip():
+            raise self._not_finite(f"the gradient norm is {float(norm)}.\nLower the learning rate or look at the batch.")
+        return norm
+
+    def _scaler_will_skip(self) -> bool:
+        """In float16 an overflow is the scaler's way to find its scale, until the scale is too small to blame."""
+        scaler = getattr(self.accelerator, "scaler", None)
+        return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
+
+    def _not_finite(self, what: str) -> NonFiniteError:
+        return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
+
+    # ---- pruning ----
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader[Any]]:
+        self._terms_read_at = self.state.global_step
+        if self.distiller is not None:
+            self.distiller.read(1)
+        if self.pruning:
+            self.remove_callback(PruningCallback)
+            self.pruner = Pruner(self.student, self.pruning, max_steps)
+            self.callback_handler.callbacks.insert(0, PruningCallback(self.pruner))
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Before the final sparsity a model is better because it is denser: it cannot be the best."""
+        if self.pruner is not None and not self.pruner.final(self.state.global_step):
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.pruner is not None and self.args.should_save:
+            save_file(self.pruner.state_dict(), Path(output_dir, MASKS_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint, MASKS_NAME)
+        if path.exists() != (self.pruner is not None):
+            has, this = ("holds", "has no pruning") if path.exists() else ("holds no", "prunes")
+            raise MismatchError(
+                f"{path.parent.name} {has} pruning masks, but this run {this}. Resume with the settings it began with."
+            )
+        if self.pruner is not None:
+            self.pruner.load_state_dict(load_file(path))
+
+    # ---- arguments ----
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """As in ``Trainer``; a new model gets adapters too."""
+        model: nn.Module = super().call_model_init(trial)
+        return model if self._peft_config is None else _with_adapters(model, self._peft_config)
+
+    def _make_distiller(self, teacher: nn.Module | Teacher | None, config: DistillationConfig | None) -> Distiller | None:
+        if (teacher is None) != (config is None):
+            given, missing = ("distillation", "teacher") if teacher is None else ("teacher", "distillation")
+            raise RecipeError(f"{given} without {missing} would be ignored. Pass both or neither.")
+        if teacher is None or config is None:
+            return None
+        frozen = teacher.model if isinstance(teacher, Teacher) else teacher
+        if {id(p) for p in frozen.parameters()} & {id(p) for p in self.student.parameters()}:
+            raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        teacher.to(self.args.device)
+        return Distiller(config, teacher, shifts_labels=self._loss_shifts_labels)
+
+    def _refuse_what_cannot_be_right(self) -> None:
+        ours = " and ".join(name for name, on in (("distillation", self.distiller), ("pruning", self.pruning)) if on)
+        if ours and self.args.n_gpu > 1:
+            raise RecipeError(
+                f"{ours}: {self.args.n_gpu} GPUs in one process are not supported. Launch one process a GPU with torchrun."
+            )
+        if ours and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            raise RecipeError(f"{ours}: sharded training (FSDP, DeepSpeed) is not supported. Use plain data parallel training.")
+        if self.pruning and hasattr(self.student, "peft_config"):
+            raise RecipeError(
+                "pruning: a model with adapters cannot be pruned while it trains. Merge the adapters, or leave one out."
+            )
+
+
+def _with_adapters(model: Any, config: PeftConfig) -> nn.Module:
+    if hasattr(model, "peft_config"):
+        raise RecipeError("peft_config: the model has adapters already; pass the model alone.")
+    adapted: nn.Module = get_peft_model(model, config)
+    return adapted
