@@ -1,0 +1,119 @@
+"""The table itself: as Markdown, for the terminal, as JSON."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from hf_shrink.measurement.markdown import clean, inline
+from hf_shrink.measurement.numbers import quantity, spread
+from hf_shrink.measurement.values import PRECISIONS, Measurement
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A measurement, and its ratio to the baseline's where the row has one."""
+
+    measurement: Measurement
+    ratio: float | None = None
+
+    @property
+    def text(self) -> str:
+        """E.g. ``11.2 M (0.49x)`` or ``78.3 % [76.2, 80.3]``."""
+        shown = quantity(self.measurement.value, self.measurement.unit)
+        around = f" {spread(self.measurement.interval, self.measurement.unit)}" if self.measurement.interval else ""
+        return shown + around + (f" ({self.ratio:.2f}x)" if self.ratio is not None else "")
+
+
+@dataclass(frozen=True)
+class TableRow:
+    """One measurement of all columns; an empty cell is None. ``label`` is ``kind`` with the part of the setting it tells."""
+
+    name: str
+    kind: str
+    label: str
+    better: str | None
+    setting: str
+    cells: tuple[Cell | None, ...]
+
+    def relabelled(self, label: str) -> "TableRow":
+        """The same row under another label."""
+        return dataclasses.replace(self, label=label)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Columns are models, rows are measurements; ratios and differences are against column ``baseline``."""
+
+    names: tuple[str, ...]
+    titles: tuple[str, ...]
+    baseline: int
+    rows: tuple[TableRow, ...]
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """How each column's weights are stored, as its measurements say; empty where none does."""
+        columns = zip(*(row.cells for row in self.rows), strict=True) if self.rows else [()] * len(self.names)
+        parts = [[p for cell in column if cell for p in cell.measurement.parts if p in PRECISIONS] for column in columns]
+        return tuple(found[0] if found else "" for found in parts)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """How the rows were measured: a line for each setting, with the rows it holds for."""
+        lines: dict[str, dict[str, None]] = {}
+        for row in self.rows:
+            if row.setting and not row.label.endswith(f"({row.setting})"):
+                lines.setdefault(row.setting, {})[row.kind] = None
+        return tuple(f"{', '.join(labels)}: {setting}" for setting, labels in lines.items())
+
+    def grid(self) -> list[list[str]]:
+        """Header and rows as plain text; an empty string where nothing was measured."""
+        titles = [f"{title} (baseline)" if i == self.baseline else title for i, title in enumerate(self.titles)]
+        stored = [["weights stored in", *self.precisions]] if any(self.precisions) else []
+        body = [[row.label, *(cell.text if cell else "" for cell in row.cells)] for row in self.rows]
+        return [["", *titles], *stored, *body]
+
+    def markdown(self) -> str:
+        """A pipe table, every cell escaped, and the settings below it."""
+        header, *body = [[inline(text) for text in line] for line in self.grid()]
+        ruler = ["---", *["---:"] * len(self.names)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *body])
+        notes = "\n".join(f"- {inline(line)}" for line in self.settings)
+        return f"{table}\n\n{notes}".strip() if notes else table
+
+    def rich(self) -> Any:
+        """A ``rich.table.Table``, with the settings as its caption."""
+        from rich.table import Table
+        from rich.text import Text
+
+        header, *body = self.grid()
+        caption = "\n".join(clean(line) for line in self.settings)
+        table = Table(caption=Text(caption) if caption else None, caption_justify="left")
+        for i, title in enumerate(header):
+            table.add_column(Text(clean(title)), justify="right" if i else "left")
+        for line in body:
+            table.add_row(*(Text(clean(text)) for text in line))
+        return table
+
+    def to_json(self) -> str:
+        """All of it as JSON text; a missing measurement is null."""
+        columns = zip(self.names, self.titles, self.precisions, strict=True)
+        return json.dumps(
+            {
+                "baseline": self.names[self.baseline],
+                "columns": [{"name": n, "title": t, "precision": p} for n, t, p in columns],
+                "rows": [
+                    {"name": row.name, "label": row.label, "better": row.better, "setting": row.setting}
+                    | {"cells": [_cell(cell) for cell in row.cells]}
+                    for row in self.rows
+                ],
+            },
+            indent=2,
+        )
+
+
+def _cell(cell: Cell | None) -> dict[str, Any] | None:
+    if cell is None:
+        return None
+    plain = cell.measurement.model_dump(mode="json", include={"value", "unit", "interval"}, exclude_none=True)
+    return plain | ({} if cell.ratio is None else {"ratio": cell.ratio})

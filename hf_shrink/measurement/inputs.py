@@ -1,0 +1,40 @@
+"""Inputs for timing and counting: random, valid, the same for the same seed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hf_shrink.errors import RecipeError
+from hf_shrink.measurement.subjects import device_of
+
+_POSITIONS = ("position_embeddings", "wpe")
+
+
+def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) -> dict[str, Tensor]:
+    """``input_ids`` and ``attention_mask`` ``[batch_size, length]``: words of the model's vocabulary, nothing padded.
+
+    Padding, start and end tokens are not drawn: a model that looks for the last real token must find it at the end.
+
+    Raises:
+        RecipeError: the model has fewer positions than ``length``.
+    """
+    if (limit := longest(model)) is not None and length > limit:
+        raise RecipeError(f"measurement.length: {length} tokens, but the model takes at most {limit}; set length: {limit}.")
+    config = model.config
+    special = {config.pad_token_id, getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None)}
+    words = torch.tensor([i for i in range(model.get_input_embeddings().num_embeddings) if i not in special])
+    drawn = torch.randint(len(words), (batch_size, length), generator=torch.Generator().manual_seed(seed))
+    ids = words[drawn].to(device_of(model))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def longest(model: nn.Module) -> int | None:
+    """Positions that a table of learned positions offers, or None where positions are computed.
+
+    A table with a padding row (RoBERTa) starts counting behind it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITIONS:
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

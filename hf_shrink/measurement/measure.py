@@ -1,0 +1,78 @@
+"""The one call that measures any model the same way, however it was made."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.measures import MEASURES
+from hf_shrink.measurement.subjects import Bench, Subject, load
+from hf_shrink.measurement.values import Measurement, Report
+
+
+def measure(
+    model: Any,
+    *,
+    dataset: Any | None = None,
+    tokenizer: Any | None = None,
+    folder: str | Path | None = None,
+    name: str | None = None,
+    config: MeasurementConfig | None = None,
+) -> Report:
+    """Measure a sequence classifier: a model in memory, or a folder that transformers can load.
+
+    Args:
+        model: the model, or the path of its folder.
+        dataset: tokenised evaluation data with ``labels``; without it quality is left out.
+        tokenizer: pads the evaluation data; None takes the folder's own.
+        folder: where a model given in memory is saved; without it bytes on disk and memory are left out.
+        name: name of the report; None takes the folder's, else "model".
+        config: how to measure; None takes the defaults.
+
+    Raises:
+        MismatchError: the folder cannot be loaded, or the data does not fit.
+    """
+    given = model if isinstance(model, str | Path) else folder
+    place = None if given is None else Path(given)
+    subject = Subject(
+        name=name or (place.resolve().name if place else "model"),
+        model=None if isinstance(model, str | Path) else model,
+        folder=place,
+    )
+    return measure_all([subject], dataset=dataset, tokenizer=tokenizer, config=config)[0]
+
+
+def measure_all(
+    subjects: Sequence[Subject],
+    *,
+    dataset: Any | None = None,
+    tokenizer: Any | None = None,
+    config: MeasurementConfig | None = None,
+    baseline: int = 0,
+) -> list[Report]:
+    """Measure several subjects side by side: they take turns at the clock and are judged on the same samples.
+
+    A subject with a folder and no model is loaded; one with a model and no predictions answers ``dataset``. Quality of all
+    others is set against ``subjects[baseline]``, in pairs. Arguments and errors as in ``measure``.
+    """
+    settings = config or MeasurementConfig()
+    ready = [_loaded(subject) for subject in subjects]
+    bench = Bench(tuple(ready), settings, baseline, dataset=dataset, tokenizer=tokenizer)
+    found: list[list[Measurement]] = [[] for _ in ready]
+    for entry in MEASURES.values():
+        for own, more in zip(found, entry.function(bench), strict=True):
+            own += more
+    return [
+        Report(name=s.name, title=s.title, did=s.did, notes=s.notes, measurements=tuple(m))
+        for s, m in zip(ready, found, strict=True)
+    ]
+
+
+def _loaded(subject: Subject) -> Subject:
+    if subject.folder is None:
+        return subject
+    if not subject.folder.is_dir():
+        raise MismatchError(f"{subject.folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
+    return subject if subject.model is not None else dataclasses.replace(subject, model=load(subject.folder))

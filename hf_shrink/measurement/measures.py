@@ -1,0 +1,108 @@
+"""Everything that can be measured, one entry each; the table, the report and the card are made from this."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from hf_shrink.measurement.compute import compute
+from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.memory import memory
+from hf_shrink.measurement.quality import quality
+from hf_shrink.measurement.size import disk, parameters
+from hf_shrink.measurement.speed import speed, threads
+from hf_shrink.measurement.subjects import Bench, Subject
+from hf_shrink.measurement.values import Measurement
+
+Function = Callable[[Bench], list[list[Measurement]]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one measurement appears in a table.
+
+    Attributes:
+        label: what people read.
+        better: which way is better; None where neither is.
+        against: how a value is set against the baseline's: as a ratio, or not at all.
+        tells: part of the setting that belongs to the label, by its first word: ``batch`` gives "latency p50, batch 32".
+        noise: a ratio within ``1 +- noise`` is no change worth a sentence.
+        remark: whether getting worse is worth a sentence.
+    """
+
+    label: str
+    better: Literal["lower", "higher"] | None = None
+    against: Literal["ratio"] | None = None
+    tells: str | None = None
+    noise: float = 0.0
+    remark: bool = False
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A function that measures all subjects, and a row for each name it may return."""
+
+    function: Function
+    rows: Mapping[str, Row]
+
+
+def each(function: Callable[[Subject, MeasurementConfig], list[Measurement]]) -> Function:
+    """Let a function of one subject measure all of them, one after the other."""
+    return lambda bench: [function(subject, bench.config) for subject in bench.subjects]
+
+
+def _memory(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
+    if subject.folder is None:
+        return []
+    with threads(config.threads) as count:
+        return memory(subject.folder, config, threads=count)
+
+
+def _smaller(label: str, *, remark: bool = False) -> Row:
+    return Row(label, better="lower", against="ratio", remark=remark)
+
+
+def _timed(label: str, *, remark: bool = False) -> Row:
+    return Row(label, better="lower", against="ratio", tells="batch", noise=0.05, remark=remark)
+
+
+# Counting comes before any forward pass: some CPUs repack 4-bit weights in place at the first one.
+MEASURES: Mapping[str, Measure] = {
+    "parameters": Measure(
+        each(parameters),
+        {
+            "parameters": _smaller("parameters", remark=True),
+            "parameters_non_embedding": _smaller("parameters without embeddings"),
+            "parameters_non_zero": _smaller("parameters other than zero"),
+        },
+    ),
+    "disk": Measure(each(disk), {"bytes_on_disk": _smaller("weights on disk", remark=True)}),
+    "memory": Measure(
+        each(_memory), {"memory_peak": Row("peak memory", "lower", against="ratio", tells="batch", noise=0.05, remark=True)}
+    ),
+    "compute": Measure(each(compute), {"macs": _smaller("MACs", remark=True)}),
+    "speed": Measure(
+        speed,
+        {
+            "latency_p50": _timed("latency p50", remark=True),
+            "latency_p95": _timed("latency p95"),
+            "throughput": Row("throughput", "higher", against="ratio", tells="batch", noise=0.05),
+        },
+    ),
+    "quality": Measure(
+        quality,
+        {
+            "accuracy": Row("accuracy", "higher", remark=True),
+            "accuracy_difference": Row("accuracy difference", "higher"),
+            "accuracy_recovery": Row("accuracy recovery", "higher"),
+            "macro_f1": Row("macro F1", "higher", remark=True),
+            "macro_f1_difference": Row("macro F1 difference", "higher"),
+            "macro_f1_recovery": Row("macro F1 recovery", "higher"),
+        },
+    ),
+}
+
+
+def rows() -> dict[str, Row]:
+    """Every row by the name of its measurement, quality first: the order of the tables."""
+    order = ["quality", *(name for name in MEASURES if name != "quality")]
+    return {name: row for measure in order for name, row in MEASURES[measure].rows.items()}

@@ -1,0 +1,48 @@
+"""The answers of a classifier on labelled data."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_shrink.errors import MismatchError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Predicted and true classes of the same samples in the same order, int64 ``[samples]`` each."""
+
+    predicted: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        if self.predicted.shape != self.labels.shape or self.labels.ndim != 1:
+            raise MismatchError(
+                f"predictions {self.predicted.shape} do not fit labels {self.labels.shape}; one class a sample."
+            )
+        if len(self.labels) == 0:
+            raise MismatchError("predictions: no samples to judge; the evaluation data is empty.")
+
+    @classmethod
+    def of(cls, predicted: Sequence[int] | npt.NDArray[Any], labels: Sequence[int] | npt.NDArray[Any]) -> Self:
+        """From any integer sequences of equal length."""
+        return cls(np.asarray(predicted, dtype=np.int64), np.asarray(labels, dtype=np.int64))
+
+    @classmethod
+    def from_logits(cls, logits: npt.NDArray[np.float32], labels: Sequence[int] | npt.NDArray[Any]) -> Self:
+        """The class with the largest of the logits ``[samples, classes]``; the first one where several are equal."""
+        return cls.of(logits.argmax(axis=-1), labels)
+
+    @cached_property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """True where the prediction is the label, ``[samples]``."""
+        return np.asarray(self.predicted == self.labels)
+
+    @cached_property
+    def samples(self) -> str:
+        """Count and a digest of the labels, e.g. ``1600 examples, labels 1a2b3c4d``: equal only for the same test set."""
+        return f"{len(self.labels)} examples, labels {sha256(self.labels.tobytes()).hexdigest()[:8]}"

@@ -1,0 +1,65 @@
+"""How large a model is: weights by count, bytes by file."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from hf_shrink.families import embedding_parameters
+from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.subjects import Subject, precision_of
+from hf_shrink.measurement.values import Measurement
+
+
+def parameters(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
+    """Weights in all, outside the embeddings, and other than zero; each shared one counts once."""
+    if subject.model is None:
+        return []
+    model: nn.Module = subject.model
+    embeddings = sum(logical_size(p) for p in embedding_parameters(model).values())
+    total = sum(logical_size(p) for p in model.parameters())
+    setting = precision_of(model)
+    counts = {"parameters": total, "parameters_non_embedding": total - embeddings, "parameters_non_zero": non_zero(model)}
+    return [
+        Measurement(name=name, value=count, unit="parameters", setting=setting)
+        for name, count in counts.items()
+        if count is not None
+    ]
+
+
+def disk(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
+    """Bytes of the weight files in the subject's folder; nothing where it has no folder or the folder no safetensors."""
+    size = 0 if subject.folder is None else weight_bytes(subject.folder)
+    return [Measurement(name="bytes_on_disk", value=size, unit="bytes", setting="*.safetensors")] if size else []
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of ``*.safetensors`` in ``folder`` itself: the stages of a run lie below it and are other models."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def logical_size(parameter: Tensor) -> int:
+    """How many weights a parameter stands for: bitsandbytes packs two 4-bit weights into one byte."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else torch.Size(state.shape).numel()
+
+
+def non_zero(model: nn.Module) -> int | None:
+    """Weights other than zero as the forward pass sees them: quantising rounds small ones to zero, so fewer may remain.
+
+    None where a 4-bit weight has been repacked for the CPU's fast path: its layout is no longer readable.
+    """
+    total = 0
+    for parameter in model.parameters():
+        state = getattr(parameter, "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            return None
+        total += int(torch.count_nonzero(parameter.detach() if state is None else _unpacked(parameter)))
+    return total
+
+
+def _unpacked(parameter: nn.Parameter) -> Tensor:
+    from transformers.integrations.bitsandbytes import dequantize_bnb_weight
+
+    weight: Tensor = dequantize_bnb_weight(parameter)
+    return weight

@@ -1,0 +1,121 @@
+"""What is measured: models in memory, folders, or the predictions of something that is no model at all."""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
+from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.predictions import Predictions
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One thing to measure; what it lacks is simply not measured.
+
+    Attributes:
+        model: a sequence classifier of transformers, in memory.
+        folder: where that model is saved; bytes on disk and memory need it.
+        predictions: its answers on the evaluation data; quality needs them.
+    """
+
+    name: str
+    title: str = ""
+    did: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    model: Any | None = None
+    folder: Path | None = None
+    predictions: Predictions | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """All subjects of one measurement, so that they can take turns and be compared on the same samples.
+
+    Attributes:
+        baseline: index of the subject that the others are set against.
+        dataset: tokenised evaluation data, for subjects that bring no predictions.
+        tokenizer: pads it; None takes the one in the subject's folder.
+    """
+
+    subjects: tuple[Subject, ...]
+    config: MeasurementConfig
+    baseline: int = 0
+    dataset: Any | None = None
+    tokenizer: Any | None = None
+
+
+def load(folder: Path) -> Any:
+    """The classifier in ``folder`` as any user of transformers would load it.
+
+    Raises:
+        MismatchError: transformers cannot load the folder as a sequence classifier.
+    """
+    from transformers import AutoModelForSequenceClassification
+
+    if not folder.is_dir():
+        raise MismatchError(f"{folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
+    with explained(f"loading {folder.name}"):
+        return AutoModelForSequenceClassification.from_pretrained(str(folder), local_files_only=True).eval()
+
+
+@contextlib.contextmanager
+def explained(where: str) -> Iterator[None]:
+    """Turn what torch or transformers raise about a model and its input into one line that says ``where``."""
+    try:
+        yield
+    except ShrinkError:
+        raise
+    except MemoryError as error:
+        raise ResourceError(f"{where}: not enough memory. Use a smaller batch.") from error
+    except (ValueError, RuntimeError, IndexError, KeyError, TypeError, AssertionError, OSError, ImportError) as error:
+        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        kind = ResourceError if "alloc" in line else MismatchError
+        raise kind(f"{where}: {line.replace(str(Path.home()), '~')[:300]}") from error
+
+
+@contextlib.contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, no gradients, no line of log at every 8-bit product; every module leaves in the mode it came in."""
+    training = [module for module in model.modules() if module.training]
+    chatter = logging.getLogger("bitsandbytes.autograd._functions")
+    level = chatter.level
+    chatter.setLevel(logging.ERROR)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        chatter.setLevel(level)
+        for module in training:
+            module.training = True
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's first parameter lies."""
+    return next(model.parameters()).device
+
+
+def precision_of(model: nn.Module) -> str:
+    """How most of the model's weights outside its embeddings are stored: one of ``PRECISIONS``."""
+    from hf_shrink.families import embedding_parameters
+
+    embeddings = {id(p) for p in embedding_parameters(model).values()}
+    stored: dict[str, int] = {}
+    for parameter in model.parameters():
+        if id(parameter) not in embeddings:
+            kind = _stored_as(parameter)
+            stored[kind] = stored.get(kind, 0) + parameter.numel()
+    return max(stored, key=lambda kind: stored[kind])
+
+
+def _stored_as(parameter: nn.Parameter) -> str:
+    if getattr(parameter, "quant_state", None) is not None:
+        return "4-bit"
+    return "8-bit" if parameter.dtype == torch.int8 else str(parameter.dtype).removeprefix("torch.")
