@@ -1,0 +1,104 @@
+"""What only shows when the sections of a recipe are seen together. Plain data in, problems out, whatever shape the data has."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
+
+from hf_shrink.explain import KeyPath
+from hf_shrink.training_words import training_problems
+
+Problem: TypeAlias = tuple[KeyPath, str]
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_PACKAGE = "package:"
+
+
+def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Everything that is wrong between the sections and inside the texts of a recipe; nothing where all is well.
+
+    Args:
+        data: a whole recipe as plain data, defaults left out or not. Values of a wrong type are passed over: the sections'
+            own checks name those.
+    """
+    yield from _texts(data, ())
+    for path in (("training",), ("teacher", "training")):
+        for word, message in training_problems(_at(data, *path)):
+            yield (*path, word), message
+    yield from _teacher(data)
+    yield from _revisions(data)
+    yield from _claims(data)
+
+
+def _at(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    """The mapping at ``path``; an empty one where there is something else or nothing."""
+    here: Any = data
+    for key in path:
+        here = here.get(key) if isinstance(here, Mapping) else None
+    return here if isinstance(here, Mapping) else {}
+
+
+def _texts(value: Any, path: KeyPath) -> Iterator[Problem]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _texts(inner, (*path, key))
+    elif isinstance(value, list | tuple):
+        for i, inner in enumerate(value):
+            yield from _texts(inner, (*path, i))
+    elif isinstance(value, str):
+        if bad := _CONTROL.search(value):
+            yield path, f"holds the character U+{ord(bad[0]):04X}, which no name or path needs; remove it."
+        if opening := next((mark for mark in ("${", "{{") if mark in value), None):
+            yield path, f"holds {opening!r}, but a recipe has no variables: nothing would be filled in. Write the value out."
+
+
+def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
+    has_teacher, distils = data.get("teacher") is not None, data.get("distillation") is not None
+    from_teacher = _at(data, "student").get("start") == "teacher"
+    if distils and not has_teacher:
+        yield ("distillation",), "there is no teacher to learn from; add `teacher`, or remove `distillation`."
+    if from_teacher and not has_teacher:
+        yield ("student", "start"), "there is no teacher to start from; add `teacher`, or remove `start`."
+    if has_teacher and not distils and not from_teacher:
+        yield ("teacher",), "would be ignored; add `distillation`, or `start: teacher` under `student`, or remove `teacher`."
+    model, teacher_model = data.get("model"), _at(data, "teacher").get("model")
+    if from_teacher and isinstance(model, str) and isinstance(teacher_model, str) and model != teacher_model:
+        yield ("model",), f"would be ignored: the student starts from the teacher; write {teacher_model!r} here as well."
+
+
+def _revisions(data: Mapping[str, Any]) -> Iterator[Problem]:
+    for path, source in (((), "model"), (("teacher",), "model"), (("data",), "dataset")):
+        section = _at(data, *path)
+        reference = section.get(source)
+        if isinstance(reference, str) and reference.startswith(_PACKAGE):
+            for key in ("revision", "subset"):
+                if section.get(key) is not None:
+                    yield (*path, key), f"would be ignored: {reference!r} is what is installed, not on the Hub. Remove it."
+
+
+def _claims(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Two entries of ``pruning`` that are sure to want the same weights; patterns that only may overlap are the pruner's."""
+    entries = data.get("pruning")
+    seen: list[tuple[int, Mapping[str, Any]]] = []
+    for i, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        if not isinstance(entry, Mapping) or entry.get("exclude_modules"):
+            continue
+        for j, earlier in seen:
+            if _overlap(earlier, entry):
+                what = "the same modules as" if entry.get("target_modules") else "modules of"
+                yield ("pruning", i), f"claims {what} pruning.{j}; give each its own target_modules, or remove one."
+                break
+        seen.append((i, entry))
+
+
+def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    one_is, other_is = (str(entry.get("structure", "unstructured")) for entry in (one, other))
+    one_takes, other_takes = (_names(entry.get("target_modules")) for entry in (one, other))
+    if not one_takes and one_is in (other_is, "unstructured"):  # no pattern: all blocks of a kind; unstructured: everything
+        return True
+    if not other_takes and other_is in (one_is, "unstructured"):
+        return True
+    return bool(one_takes & other_takes)
+
+
+def _names(value: Any) -> set[str]:
+    return {name for name in value if isinstance(name, str)} if isinstance(value, list | tuple) else set()
