@@ -134,7 +134,7 @@ def measure(
     if set_ and recipe is None:
         raise RecipeError("--set changes a recipe, and none is given; add --recipe FILE.")
     parsed = _recipe(recipe, set_) if recipe else None
-    from hf_shrink.pipeline import measure_model
+    from hf_shrink.judging import measure_model
 
     with contextlib.redirect_stdout(sys.stderr):
         result = measure_model(model, parsed)
@@ -151,7 +151,7 @@ def compare(
     """Put several runs or models side by side; the first is the baseline."""
     if markdown and as_json:
         raise RecipeError("--markdown and --json: choose one.")
-    from hf_shrink.pipeline import compare_models
+    from hf_shrink.judging import compare_models
 
     with contextlib.redirect_stdout(sys.stderr):
         result = compare_models(models)

@@ -12,13 +12,42 @@ from filelock import FileLock, Timeout
 
 from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
 from hf_shrink.files import files_below, sha256, sync, write_text
+from hf_shrink.ranks import agree
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
 _LOCK = ".hf_shrink.lock"
 
 
-class Workspace:
+class Follower:
+    """The same folder as seen by the processes that train along but write nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def close(self) -> None:
+        """Nothing to let go."""
+
+    def stage_folder(self, stage: str) -> Path:
+        """Where a stage keeps its model."""
+        return self.folder / STAGES / stage
+
+    def scratch(self, stage: str) -> Path:
+        """Where a stage works (checkpoints); removed when the stage is done."""
+        return self.folder / STAGES / f".{stage}"
+
+    def result(self, stage: str) -> dict[str, Any] | None:
+        """What the leader found: see ``Workspace.result``."""
+        found: dict[str, Any] | None = agree(None)
+        return found
+
+    def write_stage(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        """Take part in ``write``, which leaves the files to the leader, and wait until they are in place."""
+        write(self.stage_folder(stage))
+        return agree({})
+
+
+class Workspace(Follower):
     """``output_dir`` with its manifest: the recipe that runs here, its inputs, and each finished stage with its files.
 
     Args:
@@ -31,7 +60,8 @@ class Workspace:
     """
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
-        self.folder = folder
+        super().__init__(folder)
+        self._made = not folder.exists()
         self._lock = _claim(folder)
         try:
             self.manifest = _read_manifest(folder / MANIFEST)
@@ -46,6 +76,8 @@ class Workspace:
         self._lock.release()
         with suppress(OSError):
             (self.folder / _LOCK).unlink()
+            if self._made:
+                self.folder.rmdir()  # only where nothing came to be in it
 
     @property
     def recipe(self) -> dict[str, Any] | None:
@@ -108,6 +140,9 @@ class Workspace:
         Raises:
             IntegrityError: a file of the stage is not what it was. A missing file only makes the stage run again.
         """
+        return agree(self._checked(stage))
+
+    def _checked(self, stage: str) -> dict[str, Any] | None:
         entry = self.manifest["stages"].get(stage)
         if entry is None or any(not (self.folder / name).is_file() for name in entry["files"]):
             return None
@@ -120,17 +155,9 @@ class Workspace:
         result: dict[str, Any] = entry["result"]
         return result
 
-    def stage_folder(self, stage: str) -> Path:
-        """Where a stage keeps its model."""
-        return self.folder / STAGES / stage
-
-    def scratch(self, stage: str) -> Path:
-        """Where a stage works (checkpoints); removed when the stage is done."""
-        return self.folder / STAGES / f".{stage}"
-
     def write_stage(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Let ``write`` fill a fresh folder, put it in place whole, and note the stage as done."""
-        return self._place(stage, self.stage_folder(stage), write)
+        return agree(self._place(stage, self.stage_folder(stage), write))
 
     def write_artefact(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """As ``write_stage``, but the files land beside the manifest: they are what the user came for."""

@@ -1,0 +1,229 @@
+"""From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
+
+from hf_shrink.data.tokenize import TokenizedSplits, tokenize
+from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.loading.save import save
+from hf_shrink.loading.verify import verify
+from hf_shrink.measurement.compare import compare
+from hf_shrink.measurement.comparison import Comparison
+from hf_shrink.models.load import load_classifier
+from hf_shrink.models.student import drop_layers
+from hf_shrink.plan import Prepared, prepare, start_of
+from hf_shrink.pruning.surgery import shrink
+from hf_shrink.quantization.quantize import quantize
+from hf_shrink.ranks import agree, is_leader
+from hf_shrink.recipe import Recipe
+from hf_shrink.report import fingerprints, write_report
+from hf_shrink.resume import open_folder
+from hf_shrink.training.arguments import training_arguments
+from hf_shrink.training.freeze import freeze
+from hf_shrink.training.store import checkpoints
+from hf_shrink.training.trainer import ShrinkTrainer
+from hf_shrink.workspace import Follower, Workspace
+
+MASKS = "hf_shrink_masks.safetensors"
+FINAL = "final"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves.
+
+    Attributes:
+        folder: the artefact: model, tokenizer, card, recipe and report.
+        report: the contents of ``hf_shrink_report.json``; empty in processes that only trained along.
+    """
+
+    folder: Path
+    report: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report."""
+        return self.report
+
+    def comparison(self) -> Comparison:
+        """Every stage side by side."""
+        return compare([self.folder])
+
+    def rich(self) -> Any:
+        """Table and remarks for the terminal."""
+        from rich.console import Group
+
+        return Group(self.comparison().rich(), *(f"- {remark}" for remark in self.report["remarks"]), f"wrote {self.folder}")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs."""
+
+    recipe: Recipe
+    prepared: Prepared
+    tokens: TokenizedSplits
+    work: Follower
+
+
+def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str] = ()) -> Outcome:
+    """Run a recipe, or go on with it where an earlier call stopped.
+
+    Args:
+        recipe: what to do; its ``output_dir`` is where.
+        overwrite: start anew in a folder that is in use. Of the files there, only those of an earlier run are removed.
+        accept_changes: dotted keys of the recipe that may differ from the run found in the folder.
+
+    Raises:
+        ShrinkError: with ``code`` as the exit code of the command line; nothing that was in the folder before is lost.
+    """
+    work = (
+        open_folder(recipe, overwrite=overwrite, accept_changes=accept_changes)
+        if is_leader()
+        else Follower(Path(recipe.output_dir))
+    )
+    try:
+        agree(None)  # nobody goes on before the leader has looked at the folder
+        prepared = prepare(recipe, download=True)
+        if isinstance(work, Workspace):
+            work.begin(recipe.model_dump(mode="json"), fingerprints(recipe, prepared))
+        job = Job(recipe, prepared, tokenize(prepared.splits, prepared.tokenizer, recipe.data.max_length), work)
+        began = time.monotonic()
+        teacher = _teacher(job)
+        student = _student(job, teacher)
+        if not isinstance(work, Workspace):
+            return Outcome(work.folder, {})
+        small = _shrunk(job, work, student)
+        _final(job, work, small)
+        return Outcome(work.folder, write_report(recipe, prepared, job.tokens, work, seconds=time.monotonic() - began))
+    finally:
+        work.close()
+
+
+def _teacher(job: Job) -> Path | None:
+    """The folder of the fine-tuned teacher, or None where there is no teacher or it comes as it is."""
+    config = job.recipe.teacher
+    if config is None or config.training is None:
+        return None
+    folder = job.work.stage_folder("teacher")
+
+    def write(fresh: Path) -> dict[str, Any]:
+        assert config is not None and config.training is not None
+        set_seed(job.recipe.seed)
+        names = job.prepared.splits.label_names
+        model = load_classifier(config.model, label_names=names, revision=config.revision, new_head=True)
+        freeze(model, config.freeze, "teacher.freeze")
+        return _train(job, model, config.training, "teacher", fresh)
+
+    _once(job.work, "teacher", write)
+    return folder
+
+
+def _student(job: Job, teacher: Path | None) -> Path:
+    """The folder of the trained student: dense in shape, its masks beside it."""
+    recipe = job.recipe
+
+    def write(fresh: Path) -> dict[str, Any]:
+        set_seed(recipe.seed)
+        model = _start(job, teacher)
+        freeze(model, recipe.optimization.freeze, "optimization.freeze")
+        return _train(job, model, recipe.training, "student", fresh, teacher=_live_teacher(job, teacher))
+
+    _once(job.work, "student", write)
+    return job.work.stage_folder("student")
+
+
+def _start(job: Job, teacher: Path | None) -> PreTrainedModel:
+    recipe = job.recipe
+    if recipe.student.start == "teacher" and teacher is not None:
+        model = load_classifier(str(teacher), new_head=False)
+    else:
+        reference, revision = start_of(recipe)
+        names = job.prepared.splits.label_names
+        model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
+    return model if recipe.student.layers is None else drop_layers(model, recipe.student.layers)
+
+
+def _live_teacher(job: Job, folder: Path | None) -> Teacher | None:
+    config, pair = job.recipe.teacher, job.prepared.pair
+    if config is None or job.recipe.distillation is None:
+        return None
+    assert pair is not None
+    reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
+    return Teacher(
+        load_classifier(reference, revision=revision, dtype=config.dtype, new_head=False), label_order=pair.label_order
+    )
+
+
+def _train(
+    job: Job, model: PreTrainedModel, words: dict[str, Any], stage: str, fresh: Path, *, teacher: Teacher | None = None
+) -> dict[str, Any]:
+    """Train, save the weights and the masks, and say how long it took."""
+    scratch, is_student = job.work.scratch(stage), stage == "student"
+    trainer = ShrinkTrainer(
+        model,
+        training_arguments(words, output_dir=scratch, seed=job.recipe.seed, where=stage),
+        DataCollatorWithPadding(job.prepared.tokenizer),
+        job.tokens.train,
+        job.tokens.validation,
+        job.prepared.tokenizer,
+        teacher=teacher,
+        distillation=job.recipe.distillation if is_student else None,
+        pruning=job.recipe.pruning or None if is_student else None,
+    )
+    began = time.monotonic()
+    trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
+    if is_leader():
+        save(trainer.student, fresh, tokenizer=job.prepared.tokenizer)
+        if trainer.pruner is not None:
+            save_file({name: mask.cpu() for name, mask in trainer.pruner.masks().items()}, fresh / MASKS)
+    return {"seconds": round(time.monotonic() - began, 1), "steps": trainer.state.global_step}
+
+
+def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
+    """The folder of the physically smaller student, or the student's own where nothing can be cut."""
+    if all(entry.structure == "unstructured" for entry in job.recipe.pruning):
+        return student
+
+    def write(fresh: Path) -> dict[str, Any]:
+        small = shrink(load_classifier(str(student), new_head=False), load_file(student / MASKS))
+        save(small.model, fresh, tokenizer=job.prepared.tokenizer, shapes=small.shapes)
+        return {}
+
+    _once(work, "shrunk", write)
+    return work.stage_folder("shrunk")
+
+
+def _final(job: Job, work: Workspace, small: Path) -> None:
+    """The artefact in ``output_dir`` itself, loaded again and compared before it is put in place."""
+
+    def write(fresh: Path) -> dict[str, Any]:
+        model = load_classifier(str(small), new_head=False)
+        kept: Mapping[str, str] = {}
+        if job.recipe.quantization is not None:
+            quantized = quantize(model, job.recipe.quantization)
+            model, kept = quantized.model, quantized.plan.kept
+        tier = save(model, fresh, tokenizer=job.prepared.tokenizer)
+        rows = job.tokens.test.select(range(min(8, len(job.tokens.test)))).remove_columns("labels")
+        inputs = job.prepared.tokenizer.pad(rows[:], return_tensors="pt")
+        reload = verify(fresh, model, dict(inputs))
+        return {"tier": tier, "max_difference": reload.max_difference, "kept": dict(kept)}
+
+    if work.result(FINAL) is None:
+        work.write_artefact(FINAL, write)
+
+
+def _once(work: Follower, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:
+    if work.result(stage) is None:
+        logger.info("stage %s: begins", stage)
+        work.write_stage(stage, write)
+    else:
+        logger.info("stage %s: done before, skipped", stage)

@@ -1,0 +1,182 @@
+"""What a recipe would do: every check and every expected number that can be had without training."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_shrink.data.splits import Splits, load_splits
+from hf_shrink.models.load import config_of, load_tokenizer
+from hf_shrink.models.pairs import Pair, check_pair
+from hf_shrink.models.student import drop_layers
+from hf_shrink.pruning.touched import outline, touched
+from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.size import predicted_bytes
+from hf_shrink.recipe import Recipe
+from hf_shrink.training.arguments import optimizer_steps, training_arguments
+from hf_shrink.training.freeze import freeze
+from hf_shrink.words import distillation_words, layers_words, pruning_words, quantization_words
+
+_UNUSED = Path("unused")
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage: what it does, what comes out, where it goes.
+
+    Attributes:
+        does: one line per thing.
+        leaves: one line per thing that stays as it is, with the reason.
+        parameters: expected number, or None where the stage makes no model.
+        bytes: expected size of the weights on disk, or None.
+        writes: folder or files, below output_dir.
+    """
+
+    name: str
+    does: tuple[str, ...]
+    leaves: tuple[str, ...]
+    parameters: int | None
+    bytes: int | None
+    writes: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages of a recipe in order."""
+
+    output_dir: str
+    stages: tuple[StagePlan, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self)
+
+    def rich(self) -> Table:
+        """A table for the terminal."""
+        table = Table("stage", "does", "leaves as it is", "parameters", "weights", "writes", show_lines=True)
+        for stage in self.stages:
+            size = "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f} MB"
+            count = "" if stage.parameters is None else f"{stage.parameters:,}"
+            table.add_row(stage.name, "\n".join(stage.does), "\n".join(stage.leaves), count, size, stage.writes)
+        return table
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the checks leave for the run; nothing in it has been trained."""
+
+    plan: Plan
+    splits: Splits
+    tokenizer: PreTrainedTokenizerBase
+    pair: Pair | None
+
+
+def make_plan(recipe: Recipe) -> Plan:
+    """The plan of a recipe, from local files and the cache alone.
+
+    Raises:
+        ResourceError: something is not here; the message names it.
+        ShrinkError: whatever else would stop the run and can be seen now.
+    """
+    return prepare(recipe, download=False).plan
+
+
+def prepare(recipe: Recipe, *, download: bool) -> Prepared:
+    """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
+    splits = load_splits(recipe.data)
+    reference, revision = start_of(recipe)
+    tokenizer = load_tokenizer(reference, revision=revision)
+    steps = _steps(recipe.training, recipe.seed, len(splits.train), "training")
+    start = _blueprint(reference, revision, splits.label_names, download)
+    pair, stages = None, _floor(recipe, splits)
+    if recipe.teacher is not None:
+        trained = recipe.teacher.training is not None
+        teacher = _blueprint(recipe.teacher.model, recipe.teacher.revision, splits.label_names if trained else None, download)
+        spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision)
+        pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken)
+        stages.append(_teacher(recipe, splits, teacher, pair))
+    student = start if recipe.student.layers is None else drop_layers(start, recipe.student.layers)
+    stages.append(_student(recipe, start, student, steps))
+    if any(entry.structure != "unstructured" for entry in recipe.pruning):
+        student = outline(student, recipe.pruning)
+        stages.append(_model_stage("shrunk", ("takes the masked neurons out",), (), student, "stages/shrunk"))
+    if recipe.quantization is not None:
+        kept = keep_plan(student, recipe.quantization)
+        does = (quantization_words(recipe.quantization, len(kept.quantized)),)
+        leaves = tuple(f"{name}: {reason}" for name, reason in kept.kept.items())
+        size = predicted_bytes(student, recipe.quantization)
+        stages.append(StagePlan("quantized", does, leaves, student.num_parameters(), size, "."))
+    stages.append(_report(recipe, splits))
+    return Prepared(Plan(recipe.output_dir, tuple(stages)), splits, tokenizer, pair)
+
+
+def start_of(recipe: Recipe) -> tuple[str, str | None]:
+    """Reference and revision of the weights that the student starts from."""
+    if recipe.student.start == "teacher":
+        assert recipe.teacher is not None, "the recipe has checked this"
+        return recipe.teacher.model, recipe.teacher.revision
+    return recipe.model, recipe.revision
+
+
+def _blueprint(reference: str, revision: str | None, label_names: tuple[str, ...] | None, download: bool) -> PreTrainedModel:
+    """The model without its weights: right in every shape, on the meta device, in no time."""
+    config = config_of(reference, revision=revision, label_names=label_names, download=download)
+    with torch.device("meta"):
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+    return model
+
+
+def _steps(words: dict[str, Any], seed: int, rows: int, where: str) -> int:
+    return optimizer_steps(training_arguments(words, output_dir=_UNUSED, seed=seed, where=where), rows)
+
+
+def _floor(recipe: Recipe, splits: Splits) -> list[StagePlan]:
+    if recipe.measurement.floor is None:
+        return []
+    does = (f"TF-IDF and logistic regression on {len(splits.train):,} texts",)
+    return [StagePlan("floor", does, (), None, None, "")]
+
+
+def _model_stage(name: str, does: tuple[str, ...], leaves: tuple[str, ...], model: PreTrainedModel, writes: str) -> StagePlan:
+    return StagePlan(name, does, leaves, model.num_parameters(), predicted_bytes(model, None), writes)
+
+
+def _frozen(model: PreTrainedModel, modules: tuple[str, ...], where: str) -> tuple[str, ...]:
+    if not modules:
+        return ()
+    return (f"{len(freeze(model, modules, where))} parameters of {', '.join(modules)}: frozen",)
+
+
+def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pair) -> StagePlan:
+    config = recipe.teacher
+    assert config is not None
+    if config.training is None:
+        return _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), (), teacher, "")
+    steps = _steps(config.training, recipe.seed, len(splits.train), "teacher.training")
+    does = (f"fine-tunes {config.model} for {steps} steps", *pair.notes)
+    return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")
+
+
+def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int) -> StagePlan:
+    does = [layers_words(recipe, start), f"trains for {steps} steps", *distillation_words(recipe.distillation)]
+    leaves = _frozen(student, recipe.optimization.freeze, "optimization.freeze")
+    if recipe.pruning:
+        prunes = touched(student, recipe.pruning, steps)
+        does += [*pruning_words(recipe.pruning, prunes, steps)]
+        if prunes.zeros:
+            does.append(f"sets {prunes.zeros:,} weights to zero, which makes neither the file smaller nor the model faster")
+        leaves += tuple(f"{name}: no pruning entry names it" for name in prunes.skipped)
+    return _model_stage("student", tuple(does), leaves, student, "stages/student")
+
+
+def _report(recipe: Recipe, splits: Splits) -> StagePlan:
+    batches = " and ".join(str(size) for size in recipe.measurement.batch_sizes)
+    does = (
+        f"measures every stage: quality on {len(splits.test):,} texts, size, memory, MACs, speed at batch {batches}",
+        "writes the card, loads the folder again and compares its logits",
+    )
+    writes = "config.json, model.safetensors, tokenizer, README.md, hf_shrink_report.json, hf_shrink_recipe.yaml"
+    return StagePlan("report", does, (), None, None, writes)

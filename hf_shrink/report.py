@@ -1,0 +1,128 @@
+"""The last stage: measure everything side by side, and write report, recipe and card into the artefact."""
+
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hf_shrink.data.tokenize import TokenizedSplits
+from hf_shrink.files import sha256
+from hf_shrink.measurement.environment import environment
+from hf_shrink.measurement.floor import floor
+from hf_shrink.measurement.measure import measure_all
+from hf_shrink.measurement.remarks import remarks
+from hf_shrink.measurement.reports import NAME
+from hf_shrink.measurement.subjects import Subject
+from hf_shrink.models.load import config_of
+from hf_shrink.models.reference import local_folder, resolve
+from hf_shrink.plan import Prepared
+from hf_shrink.publishing.card import render
+from hf_shrink.recipe import Recipe
+from hf_shrink.workspace import Workspace
+
+RECIPE = "hf_shrink_recipe.yaml"
+_TITLES = {
+    "floor": "TF-IDF + logistic regression",
+    "teacher": "teacher",
+    "student": "student",
+    "shrunk": "shrunk",
+    "quantized": "quantized",
+}
+
+
+def fingerprints(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
+    """What the run reads, by content: data as loaded, weights by sha256, or by commit where they come from the Hub."""
+    found = {"data": prepared.splits.source["fingerprint"], "model": _weights(recipe.model, recipe.revision)}
+    if recipe.teacher is not None:
+        found["teacher"] = _weights(recipe.teacher.model, recipe.teacher.revision)
+    return found
+
+
+def write_report(
+    recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace, *, seconds: float
+) -> dict[str, Any]:
+    """Measure every stage, write the three files beside the model, and return the report.
+
+    Args:
+        seconds: wall time of the stages so far in this process.
+    """
+
+    def write(fresh: Path) -> dict[str, Any]:
+        report = _report(recipe, prepared, tokens, work, seconds)
+        (fresh / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
+        (fresh / "README.md").write_text(render(report), encoding="utf-8")
+        return {}
+
+    if work.result("report") is None:
+        work.write_artefact("report", write)
+    return dict(json.loads((work.folder / NAME).read_text(encoding="utf-8")))
+
+
+def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace, seconds: float) -> dict[str, Any]:
+    subjects = _subjects(recipe, prepared, work)
+    names = [subject.name for subject in subjects]
+    baseline = names.index("teacher") if "teacher" in names else names.index("student")
+    reports = measure_all(
+        subjects, dataset=tokens.test, tokenizer=prepared.tokenizer, config=recipe.measurement, baseline=baseline
+    )
+    final: Mapping[str, Any] = work.result("final") or {}
+    return {
+        "schema_version": 1,
+        "hf_shrink": version("hf_shrink"),
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_sha256": recipe.digest(),
+        "baseline": names[baseline],
+        "stages": [report.to_stage() for report in reports],
+        "kept_in_high_precision": final["kept"],
+        "remarks": remarks(reports, baseline=baseline),
+        "tier": final["tier"],
+        "reload": {"max_difference": final["max_difference"]},
+        "data": prepared.splits.source,
+        "label_names": list(prepared.splits.label_names),
+        "environment": environment(),
+        "wall_time_s": round(seconds, 1),
+        "seed": recipe.seed,
+    }
+
+
+def _subjects(recipe: Recipe, prepared: Prepared, work: Workspace) -> list[Subject]:
+    """One for each stage that made something, in order; the last model is the artefact itself."""
+    found = []
+    for stage in prepared.plan.stages:
+        if stage.name == "floor":
+            assert recipe.measurement.floor is not None
+            predictions = floor(recipe.measurement.floor, prepared.splits.train, prepared.splits.test)
+            found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
+        elif stage.name != "report":
+            found.append(
+                Subject(
+                    stage.name,
+                    _TITLES[stage.name],
+                    _did(stage.name, stage.does, work),
+                    folder=_folder(recipe, stage.name, work),
+                )
+            )
+    last = found.pop()
+    return [*found, Subject(last.name, last.title, last.did, folder=work.folder)]
+
+
+def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
+    """The plan's sentences, and the time that the stage took where it trained."""
+    took = (work.result(stage) or {}) if stage in {"teacher", "student"} else {}
+    return (*does, f"took {took['seconds']:g} s for {took['steps']} steps") if took else does
+
+
+def _folder(recipe: Recipe, stage: str, work: Workspace) -> Path:
+    if stage == "teacher" and recipe.teacher is not None and recipe.teacher.training is None:
+        return local_folder(recipe.teacher.model, recipe.teacher.revision)
+    return work.stage_folder(stage)
+
+
+def _weights(reference: str, revision: str | None) -> str:
+    source = Path(resolve(reference))
+    if not source.is_dir():
+        return str(config_of(reference, revision=revision)._commit_hash)
+    files = sorted(source.glob("*.safetensors"))
+    return "+".join(sha256(path) for path in files)

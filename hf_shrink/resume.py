@@ -1,0 +1,77 @@
+"""Whether a folder may be run in: new, the same recipe again, or a changed one that the user accepts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from hf_shrink.errors import IntegrityError, RecipeError, ShrinkError
+from hf_shrink.recipe import Recipe
+from hf_shrink.tables import nearest
+from hf_shrink.workspace import Workspace
+
+STAGES = ("teacher", "student", "shrunk", "final", "report")
+_FIRST_STAGE = {
+    "task": "teacher",
+    "data": "teacher",
+    "seed": "teacher",
+    "teacher": "teacher",
+    "quantization": "final",
+    "measurement": "report",
+    "publishing": "report",
+    "version": "report",
+}
+"""The first stage that a section of the recipe reaches; sections that are not here reach the student."""
+
+
+def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str]) -> Workspace:
+    """The folder of a recipe, claimed for this run; stages that accepted changes reach are to run again.
+
+    Raises:
+        RecipeError: files of somebody else, or a recipe that changed where the change is not accepted.
+        ResourceError, IntegrityError: as ``Workspace``.
+    """
+    work = Workspace(Path(recipe.output_dir), overwrite=overwrite)
+    try:
+        if overwrite:
+            if accept_changes:
+                raise RecipeError("--overwrite starts anew, so --accept-changes would be ignored; choose one.")
+            work.clear()
+        elif work.recipe is None:
+            work.refuse_strangers()
+        if work.recipe is not None:
+            _settle(work, recipe, accept_changes)
+        elif accept_changes:
+            raise RecipeError(
+                f"--accept-changes: {work.folder.name!r} holds no run whose recipe could have changed; leave it out."
+            )
+    except ShrinkError:
+        work.close()
+        raise
+    return work
+
+
+def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> None:
+    """Compare with the recipe that the folder belongs to, and forget the stages that accepted changes reach."""
+    before = _recorded(work)
+    changed = [key for key in before.changed_keys(recipe) if key != "output_dir"]  # a folder may be moved
+    accepted = set(accept_changes)
+    if unknown := sorted(accepted - set(changed)):
+        raise RecipeError(f"--accept-changes {unknown[0]}: that key has not changed.{nearest(unknown[0], changed)}")
+    if refused := [key for key in changed if key not in accepted]:
+        flags = " ".join(f"--accept-changes {key}" for key in changed)
+        raise RecipeError(
+            f"the recipe changed since the run in {work.folder.name!r} began:\n{before.difference(recipe)}\n"
+            f"{refused[0]} is not accepted. Take it back, choose another output_dir, pass --overwrite, or: {flags}"
+        )
+    if changed:
+        first = min(STAGES.index(_FIRST_STAGE.get(key.split(".")[0], "student")) for key in changed)
+        work.forget(STAGES[first:])
+
+
+def _recorded(work: Workspace) -> Recipe:
+    try:
+        return Recipe.model_validate_json(json.dumps(work.recipe))
+    except ValueError:
+        raise IntegrityError(
+            f"{work.folder.name}: the recipe in its manifest is not one of this version; pass --overwrite to start anew."
+        ) from None

@@ -1,0 +1,49 @@
+"""The same sentences for plan, report and card: what a recipe's sections do."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.families import family_of, layers_of
+from hf_shrink.models.student import kept_layers
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.touched import PruningPlan
+from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.recipe import Recipe
+
+
+def layers_words(recipe: Recipe, start: Any) -> str:
+    """Where the student starts; ``start`` is the model before layers are dropped."""
+    source = "the teacher" if recipe.student.start == "teacher" else recipe.model
+    if recipe.student.layers is None:
+        return f"starts from {source}"
+    total = len(layers_of(start, family_of(start, "student.layers")))
+    kept = kept_layers(total, recipe.student.layers)
+    return f"starts from layers {', '.join(map(str, kept))} of {source}'s {total} (counted from 0)"
+
+
+def distillation_words(config: DistillationConfig | None) -> Iterator[str]:
+    """The loss as a formula, where there is distillation."""
+    if config is not None:
+        terms = " + ".join(f"{term.weight:g} x {term.loss} at temperature {term.temperature:g}" for term in config.losses)
+        yield f"loss: {1 - config.alpha:g} x task + {config.alpha:g} x ({terms})"
+
+
+def pruning_words(entries: Sequence[PruningConfig], prunes: PruningPlan, steps: int) -> Iterator[str]:
+    """One sentence an entry: what goes, by which score, when."""
+    for index, entry in enumerate(entries):
+        rows = [row for row in prunes.rows if row.entry == f"pruning.{index}"]
+        kept, before, unit = sum(r.kept for r in rows), sum(r.before for r in rows), rows[0].unit
+        end = steps if entry.end_step is None else entry.end_step
+        yield (
+            f"prunes {entry.structure}: keeps {kept:,} of {before:,} {unit} in {len(rows)} places, by {entry.criterion}, "
+            f"{entry.schedule} from step {entry.begin_step} to {end}"
+        )
+
+
+def quantization_words(config: QuantizationConfig, modules: int) -> str:
+    """How weights are stored."""
+    if config.bits == 16:
+        return f"stores every weight in {config.dtype}"
+    kind = "8 bits" if config.bits == 8 else f"4 bits ({config.quant_type}{', double' if config.double_quant else ''})"
+    return f"stores the weights of {modules} projections in {kind} with bitsandbytes"
