@@ -52,7 +52,7 @@ class Group:
         entry: the config it comes from, as in ``pruning.0``.
         config: that config.
         shape: of the mask: ``[out_features, in_features]``, or ``[neurons]``.
-        removed: entries that are gone when the schedule has ended, an exact count.
+        sparsity: the fraction that the schedule ends at: the config's, for ffn after rounding to a width.
         pieces: the parameters that the mask reaches.
     """
 
@@ -60,13 +60,13 @@ class Group:
     entry: str
     config: PruningConfig
     shape: torch.Size
-    removed: int
+    sparsity: float
     pieces: tuple[Piece, ...]
 
     @property
-    def sparsity(self) -> float:
-        """The fraction that ``removed`` is: the config's sparsity after rounding to what can be removed."""
-        return self.removed / self.shape.numel()
+    def removed(self) -> int:
+        """Entries that are gone when the schedule has ended, an exact count."""
+        return removed_count(self.sparsity, self.shape.numel())
 
 
 def groups_of(model: Any, configs: Sequence[PruningConfig]) -> tuple[Group, ...]:
@@ -123,10 +123,8 @@ def _unstructured(model: Any, config: PruningConfig, entry: str, owners: Mapping
             _refuse_ties(module.weight, names, owners, entry)
         if id(module.weight) in found or not names.issuperset(owners[id(module.weight)]):
             continue
-        shape = oriented(module).shape
         piece = Piece(f"{name}.weight", module, "weight", "entry")
-        removed = removed_count(config.sparsity, shape.numel())
-        found[id(module.weight)] = Group(name, entry, config, shape, removed, (piece,))
+        found[id(module.weight)] = Group(name, entry, config, oriented(module).shape, config.sparsity, (piece,))
     return list(found.values())
 
 
@@ -167,7 +165,7 @@ def _ffn_group(name: str, layer: nn.Module, family: Family, config: PruningConfi
             f"of {config.round_to}; lower round_to or raise sparsity."
         )
     pieces.append(Piece(f"{name}.{family.ffn_out}.weight", reader, "weight", "input"))
-    return Group(name, entry, config, torch.Size([width]), width - kept, tuple(pieces))
+    return Group(name, entry, config, torch.Size([width]), (width - kept) / width, tuple(pieces))
 
 
 def _inside(model: Any, names: Collection[str]) -> list[str]:

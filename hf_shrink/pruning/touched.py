@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from transformers import PreTrainedModel
+
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.structures import Group, groups_of
+from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.window import window_of
 from hf_shrink.targets import projections
 
@@ -85,6 +89,15 @@ def touched(model: Any, configs: PruningConfig | Sequence[PruningConfig], total_
         parameters_after=before - sum(group.removed * _parameters_each(group) for group in cut),
         zeros=sum(group.removed for group in groups if group.config.structure == "unstructured"),
     )
+
+
+def outline(model: Any, configs: PruningConfig | Sequence[PruningConfig]) -> PreTrainedModel:
+    """A copy of ``model`` in the shapes that pruning would leave; which neurons stay means nothing. For models on meta."""
+    masks = {
+        group.name: torch.arange(group.shape.numel()).ge(group.removed).view(group.shape)
+        for group in groups_of(model, as_tuple(configs))
+    }
+    return shrink(model, masks).model
 
 
 def _row(group: Group) -> Touched:

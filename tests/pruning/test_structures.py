@@ -1,0 +1,249 @@
+"""Which parameters a mask covers, by counts and scores worked out by hand, and every refusal."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import ElectraConfig, ElectraForSequenceClassification
+
+from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.families import FAMILIES, layers_of
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.structures import groups_of, kept_neurons, scores_of
+from hf_shrink.targets import oriented, projections
+from tests import tiny
+
+
+def unstructured(**words) -> PruningConfig:
+    return PruningConfig(sparsity=0.5, **words)
+
+
+def ffn(**words) -> PruningConfig:
+    return PruningConfig(sparsity=words.pop("sparsity", 0.5), structure="ffn", **words)
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_default_targets_are_the_projections_of_the_layers_and_nothing_else(name):
+    """A head or a pooler among the targets would be pruned by a recipe that never named it."""
+    models = [tiny.tiny_classifier(name), tiny.tiny_classifier(name).base_model]
+    models += [] if name == "distilbert" else [tiny.tiny_causal_lm(name)]
+    for model in models:
+        inside = {id(module) for layer in layers_of(model, FAMILIES[name]) for module in projections(layer).values()}
+        groups = groups_of(model, [unstructured()])
+        assert {id(piece.module) for group in groups for piece in group.pieces} == inside
+        assert [piece.name for group in groups for piece in group.pieces] == [f"{group.name}.weight" for group in groups]
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_each_matrix_loses_the_same_fraction(name):
+    """By hand: 0.3 of 32 x 32 is 307, of 32 x 64 is 614, of GPT-2's 32 x 96 is 922, of Llama's 32 x 16 is 154."""
+    by_hand = {1024: 307, 2048: 614, 3072: 922, 512: 154}
+    groups = groups_of(tiny.tiny_classifier(name), [PruningConfig(sparsity=0.3)])
+    assert {(group.shape.numel(), group.removed) for group in groups} <= set(by_hand.items())
+    assert len({group.shape.numel() for group in groups}) > 1
+
+
+def test_explicit_targets_reach_outside_the_layers_and_excludes_take_away():
+    model = tiny.tiny_classifier("bert")
+    groups = groups_of(
+        model, [unstructured(target_modules=["classifier", "query"], exclude_modules=["layer.1.attention.self.query"])]
+    )
+    assert [group.name for group in groups] == ["bert.encoder.layer.0.attention.self.query", "classifier"]
+
+
+def electra() -> ElectraForSequenceClassification:
+    tiny_electra = {"embedding_size": 16, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    return ElectraForSequenceClassification(ElectraConfig(vocab_size=20, num_hidden_layers=1, **tiny_electra))
+
+
+def test_an_unknown_family_is_pruned_inside_its_base_model():
+    """Its layers are not known, but its head is: whatever is outside the base model."""
+    names = {group.name for group in groups_of(electra(), [unstructured()])}
+    assert names == {f"electra.{name}" for name in projections(electra().electra)} and names
+
+
+def test_ffn_of_an_unknown_family_is_refused_with_the_known_ones():
+    with pytest.raises(
+        RecipeError, match=r"pruning\.0\.structure: ffn: model family 'electra' is unknown.*Known: bert, distilbert"
+    ):
+        groups_of(electra(), [ffn()])
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_ffn_group_holds_every_parameter_of_its_neurons(name):
+    """A bias left behind would keep a removed neuron alive."""
+    model = tiny.tiny_classifier(name, hidden=32, ffn=64)
+    groups = groups_of(model, [ffn()])
+    assert len(groups) == 2
+    for group in groups:
+        layer = model.get_submodule(group.name)
+        with_neurons = {n: p for n, p in layer.named_parameters() if 64 in p.shape}
+        assert {piece.name for piece in group.pieces} == {f"{group.name}.{n}" for n in with_neurons}
+        assert group.shape == (64,) and group.removed == 32
+
+
+def test_neuron_scores_match_hand_values():
+    """Two inputs, two neurons: row sums of |W| in, plus column sums of |W| out, biases not counted."""
+    model = tiny.tiny_classifier("bert", hidden=4, ffn=8, layers=1)
+    layer = model.bert.encoder.layer[0]
+    with torch.no_grad():
+        layer.intermediate.dense.weight.zero_()
+        layer.intermediate.dense.weight[1] = torch.tensor([1.0, -2.0, 0.0, 0.5])
+        layer.intermediate.dense.bias.fill_(7.0)
+        layer.output.dense.weight.zero_()
+        layer.output.dense.weight[:, 1] = torch.tensor([-1.0, 0.0, 0.25, 0.0])
+        layer.output.dense.weight[:, 3] = torch.tensor([0.0, 0.0, 0.0, -10.0])
+    (group,) = groups_of(model, [ffn(round_to=4)])
+    assert scores_of(group).tolist() == [0.0, 4.75, 0.0, 10.0, 0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_neuron_scores_sum_over_transposed_and_gated_projections(name):
+    """The second implementation: for each neuron, every number that only it touches."""
+    model = tiny.tiny_classifier(name, layers=1)
+    (group,) = groups_of(model, [ffn()])
+    inside, family = projections(model.get_submodule(group.name)), FAMILIES[name]
+    for neuron in (0, 7, 63):
+        rows = sum(oriented(inside[path])[neuron].abs().sum() for path in family.ffn_in)
+        expected = rows + oriented(inside[family.ffn_out])[:, neuron].abs().sum()
+        assert scores_of(group)[neuron].item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_scores_do_not_depend_on_the_number_of_threads():
+    """Sums split over threads round differently: two machines would cut different neurons."""
+    model = tiny.tiny_classifier("bert", hidden=384, ffn=1536, layers=1)
+    (group,) = groups_of(model, [ffn()])
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        found.append(scores_of(group))
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("width", "sparsity", "round_to", "kept"),
+    [
+        (1536, 0.5, 8, 768),
+        (1536, 0.3, 64, 1088),  # 1075.2 is 16.8 times 64
+        (1536, 0.99, 64, 64),  # 15.36 would round to 0
+        (100, 0.5, 64, 64),  # 50 is nearer to 64 than to 0
+        (100, 0.05, 64, 64),  # 95 is nearer to 64 than to 128
+        (100, 0.01, 64, 100),  # 99 is nearer to 128, which there is not
+        (48, 0.5, 64, 48),  # narrower than one multiple
+        (50, 0.0, 8, 50),  # nothing asked, nothing rounded
+        (64, 0.5, 1, 32),
+    ],
+)
+def test_kept_neurons_are_the_nearest_multiple_within_the_width(width, sparsity, round_to, kept):
+    """0 neurons would be a dead layer; a width that kernels do not like would be slower than the dense one."""
+    assert kept_neurons(width, sparsity=sparsity, round_to=round_to) == kept
+
+
+def test_rounding_that_keeps_everything_is_refused():
+    """Otherwise the run prunes nothing and says it did."""
+    with pytest.raises(
+        RecipeError, match=r"pruning\.0\.round_to: sparsity 0\.5 keeps all 64 neurons of bert\.encoder\.layer\.0 "
+    ):
+        groups_of(tiny.tiny_classifier("bert"), [ffn(round_to=64)])
+
+
+def test_ffn_targets_choose_blocks_by_any_of_their_projections():
+    model = tiny.tiny_classifier("bert", layers=3)
+    assert len(groups_of(model, [ffn(target_modules=["intermediate.dense"])])) == 3
+    (one,) = groups_of(model, [ffn(target_modules=["layer.2.output.dense"])])
+    assert one.name == "bert.encoder.layer.2"
+    rest = groups_of(model, [ffn(exclude_modules=["layer.1.intermediate.dense"])])
+    assert [group.name for group in rest] == ["bert.encoder.layer.0", "bert.encoder.layer.2"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"target_modules": ["query"]}, r"pruning\.0\.target_modules: 'query' matches 0 of 4 modules; nearest: dense"),
+        ({"exclude_modules": ["query"]}, r"pruning\.0\.exclude_modules: 'query' matches 0 of 4 modules"),
+        ({"exclude_modules": ["dense"]}, r"pruning\.0\.exclude_modules: leaves 0 of 2 feed-forward blocks"),
+    ],
+)
+def test_ffn_patterns_that_name_no_block_are_refused(words, says):
+    with pytest.raises(RecipeError, match=says):
+        groups_of(tiny.tiny_classifier("bert"), [ffn(**words)])
+
+
+@pytest.mark.parametrize(
+    ("configs", "module"),
+    [
+        (
+            [unstructured(target_modules=["query", "key"]), unstructured(target_modules=["key"])],
+            "bert.encoder.layer.0.attention.self.key",
+        ),
+        ([ffn(), ffn(target_modules=["layer.1.output.dense"])], "bert.encoder.layer.1.intermediate.dense"),
+        ([unstructured(), ffn()], "bert.encoder.layer.0.intermediate.dense"),
+        ([ffn(), unstructured(target_modules=["intermediate.dense"])], "bert.encoder.layer.0.intermediate.dense"),
+    ],
+)
+def test_two_entries_that_claim_one_module_are_refused_naming_all_three(configs, module):
+    """The second would score what the first has zeroed, and neither sparsity would be the one asked for."""
+    with pytest.raises(RecipeError) as caught:
+        groups_of(tiny.tiny_classifier("bert"), configs)
+    assert str(caught.value).startswith(f"pruning.0 and pruning.1 both claim {module};")
+
+
+def test_entries_side_by_side_are_taken():
+    model = tiny.tiny_classifier("distilbert")
+    found = groups_of(model, [ffn(), unstructured(exclude_modules=["lin1", "lin2"])])
+    assert {group.entry for group in found} == {"pruning.0", "pruning.1"}
+    assert len({id(piece.parameter) for group in found for piece in group.pieces}) == sum(len(group.pieces) for group in found)
+
+
+def test_a_module_under_two_names_is_masked_once():
+    """Counted twice, a model of shared layers would report twice the zeros it has."""
+    model = tiny.tiny_classifier("bert")
+    model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
+    assert len(groups_of(model, [unstructured()])) == 6
+    assert [group.name for group in groups_of(model, [ffn()])] == ["bert.encoder.layer.0"]
+
+
+def test_two_modules_that_share_a_weight_are_masked_once():
+    model = tiny.tiny_classifier("bert")
+    model.bert.encoder.layer[1].attention.self.key.weight = model.bert.encoder.layer[0].attention.self.query.weight
+    names = [group.name for group in groups_of(model, [unstructured()])]
+    assert len(names) == 11 and "bert.encoder.layer.1.attention.self.key" not in names
+
+
+def test_a_weight_tied_to_what_is_no_target_is_refused_when_named_and_skipped_by_default():
+    """Pruning GPT-2's lm_head would zero the word embeddings without a word."""
+    model = tiny.tiny_causal_lm("gpt2")
+    with pytest.raises(RecipeError, match=r"pruning\.0\.target_modules: lm_head\.weight is tied to transformer\.wte\.weight"):
+        groups_of(model, [unstructured(target_modules=["lm_head"])])
+    first, second = (layer.mlp.c_fc for layer in model.transformer.h)
+    second.weight = first.weight
+    excluded = unstructured(exclude_modules=["h.0.mlp.c_fc"])
+    assert not {"transformer.h.0.mlp.c_fc", "transformer.h.1.mlp.c_fc"} & {g.name for g in groups_of(model, [excluded])}
+    with pytest.raises(RecipeError, match=r"h\.0\.mlp\.c_fc\.weight is tied to transformer\.h\.1\.mlp\.c_fc\.weight"):
+        groups_of(model, [ffn()])
+
+
+def test_a_quantised_model_is_refused():
+    """Its integers are indices, not sizes: pruning them by magnitude is noise."""
+    model = tiny.tiny_classifier("bert")
+    model.bert.encoder.layer[0].output.dense.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(MismatchError, match=r"BertForSequenceClassification is already quantised .*prune first, then quantise"):
+        groups_of(model, [unstructured()])
+
+
+def test_a_model_with_an_adapter_is_refused():
+    """The default targets would include the adapter's own small matrices."""
+    from peft import LoraConfig, get_peft_model
+
+    model = tiny.tiny_classifier("bert")
+    for wrapped in (get_peft_model(model, LoraConfig(target_modules=["query"])), model):
+        with pytest.raises(MismatchError, match="carries an adapter"):
+            groups_of(wrapped, [unstructured()])
+
+
+def test_groups_are_found_on_the_meta_device():
+    """A plan must not need the weights."""
+    model = tiny.tiny_causal_lm("llama")
+    with torch.device("meta"):
+        blank = type(model)(model.config)
+    shapes = [[(g.name, g.shape, g.removed) for g in groups_of(m, [ffn()])] for m in (model, blank)]
+    assert shapes[0] == shapes[1] != []
