@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import MismatchError
-from hf_shrink.families import FAMILIES, Family, family_of, named_layers
+from hf_shrink.families import FAMILIES, Family, named_layers
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.structures import groups_of
 from hf_shrink.targets import Projection, oriented, projections
@@ -48,15 +48,19 @@ def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> Shrunk:
     """
     small = copy.deepcopy(model)
     modules = dict(small.named_modules())
+    family = FAMILIES.get(small.config.model_type)
+    layers = {} if family is None else named_layers(small, family)
     for name, mask in masks.items():
         module = modules.get(name)
         if isinstance(module, nn.Linear | Conv1D):
             _check_shape(name, mask, oriented(module).shape)
             oriented(module).mul_(mask.to(module.weight.device))
-        elif module is None:
-            raise MismatchError(f"mask {name!r} names no module of {type(model).__name__}; pass the masks made for this model.")
+        elif family is not None and name in layers:
+            _cut_ffn(name, layers[name], mask, family)
         else:
-            _cut_ffn(name, module, mask, family_of(model, f"mask {name!r}"))
+            raise MismatchError(
+                f"mask {name!r} names no projection and no layer of {type(model).__name__}; it is another model's."
+            )
     _say_width_in_config(small)
     return Shrunk(small, odd_shapes(small))
 

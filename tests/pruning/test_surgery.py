@@ -1,0 +1,210 @@
+"""Surgery: the smaller model computes what the masked one computes, and nothing else about it has changed."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
+
+from hf_shrink.errors import MismatchError
+from hf_shrink.families import FAMILIES
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.surgery import configured_width, odd_shapes, shrink, shrink_untrained
+from hf_shrink.targets import projections
+from tests import tiny
+
+FFN = PruningConfig(structure="ffn", sparsity=0.5)
+IDS = torch.tensor([[2, 5, 9, 3], [2, 12, 6, 3]])
+CASES = [(name, make) for name in tiny.FAMILIES for make in (tiny.tiny_classifier, tiny.tiny_causal_lm)]
+CASES.remove(("distilbert", tiny.tiny_causal_lm))  # transformers has no causal head for it
+
+
+def spread(model: PreTrainedModel) -> PreTrainedModel:
+    """The model with larger weights and biases that are not zero, so that every neuron matters to the output."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def masks_of(model: PreTrainedModel, *configs: PruningConfig) -> dict[str, torch.Tensor]:
+    pruner = Pruner(model, configs, total_steps=1)
+    pruner.update(1)
+    return pruner.masks()
+
+
+def masked(model: PreTrainedModel, *configs: PruningConfig) -> PreTrainedModel:
+    """The slow way round: a copy with zeros where the masks say."""
+    zeroed = copy.deepcopy(model)
+    pruner = Pruner(zeroed, configs, total_steps=1)
+    pruner.update(1)
+    pruner.apply()
+    return zeroed
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_shrunk_model_computes_what_the_masked_model_computes(name, make):
+    """One wrong index keeps the shape and ruins the model."""
+    model = spread(make(name))
+    small, zeroed = shrink(model, masks_of(model, FFN)), masked(model, FFN)
+    torch.testing.assert_close(small.model(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
+    assert (small.model(IDS).logits - model(IDS).logits).abs().max() > 1e-2, "the neurons removed have to matter in this test"
+    assert configured_width(small.model.config, FAMILIES[name]) == 32 and small.shapes == {}
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_the_model_given_is_left_as_it_was(name, make):
+    """A half-cut original could neither go on training nor be shrunk again."""
+    model = spread(make(name))
+    weights, config = {key: value.clone() for key, value in model.state_dict().items()}, model.config.to_dict()
+    shrink(model, masks_of(model, FFN))
+    assert model.config.to_dict() == config
+    assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "make"), CASES)
+def test_shrunk_model_loads_with_plain_transformers(name, make, tmp_path):
+    """Where the config says another width than the weights, from_pretrained fails or fills in random numbers."""
+    model = spread(make(name))
+    small = shrink(model, masks_of(model, FFN)).model
+    small.save_pretrained(tmp_path)
+    auto = AutoModelForCausalLM if make is tiny.tiny_causal_lm else AutoModelForSequenceClassification
+    assert torch.equal(auto.from_pretrained(tmp_path).eval()(IDS).logits, small(IDS).logits)
+
+
+def test_widths_that_differ_are_recorded_below_the_base_model_and_the_config_stays():
+    """By hand: layer 1 keeps 16 of 64 neurons, layer 0 all; the record must fit the model with another head too."""
+    model = spread(tiny.tiny_classifier("llama"))
+    config = PruningConfig(structure="ffn", sparsity=0.75, target_modules=["layers.1.mlp.down_proj"])
+    small = shrink(model, masks_of(model, config))
+    assert small.shapes == {
+        "layers.1.mlp.gate_proj": (32, 16),
+        "layers.1.mlp.up_proj": (32, 16),
+        "layers.1.mlp.down_proj": (16, 32),
+    }
+    assert small.model.config.intermediate_size == 64
+    assert odd_shapes(small.model) == odd_shapes(small.model.base_model) == small.shapes
+    torch.testing.assert_close(small.model(IDS).logits, masked(model, config)(IDS).logits, atol=1e-5, rtol=0)
+
+
+def test_record_gives_in_before_out_for_conv1d_as_well():
+    """GPT-2 stores ``[in, out]``; read as ``[out, in]`` the record would build transposed modules."""
+    model = tiny.tiny_causal_lm("gpt2")
+    config = PruningConfig(structure="ffn", sparsity=0.75, target_modules=["h.0.mlp.c_proj"])
+    small = shrink(model, masks_of(model, config))
+    assert small.shapes == {"h.0.mlp.c_fc": (32, 16), "h.0.mlp.c_proj": (16, 32)}
+    block = small.model.transformer.h[0].mlp
+    assert (block.c_fc.nx, block.c_fc.nf, block.c_proj.nx, block.c_proj.nf) == (32, 16, 16, 32)
+
+
+def test_cutting_the_odd_layer_back_to_one_width_is_stock_again():
+    """A second round that ends uniform must not carry the record of the first."""
+    model = tiny.tiny_classifier("bert")
+    first = PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.0.output.dense"])
+    second = PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.1.output.dense"])
+    once = shrink(model, masks_of(model, first))
+    assert set(once.shapes) == {"encoder.layer.0.intermediate.dense", "encoder.layer.0.output.dense"}
+    twice = shrink(once.model, masks_of(once.model, second))
+    assert twice.shapes == {} and twice.model.config.intermediate_size == 32
+
+
+def test_a_width_that_the_config_leaves_open_is_written_into_it():
+    """GPT-2's ``n_inner: None`` means four times the hidden width, which the cut model no longer has."""
+    model = tiny.tiny_causal_lm("gpt2", ffn=None)
+    assert model.config.n_inner is None and odd_shapes(model) == {}
+    small = shrink(model, masks_of(model, FFN))
+    assert small.model.config.n_inner == 64 and small.shapes == {} and model.config.n_inner is None
+
+
+@pytest.mark.parametrize("name", sorted(set(tiny.FAMILIES) - {"distilbert"}))
+def test_tied_weights_stay_tied(name):
+    """Untied, the embeddings are saved twice and trained apart."""
+    model = tiny.tiny_causal_lm(name, tie_word_embeddings=True)
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    small = shrink(model, masks_of(model, FFN)).model
+    assert small.get_output_embeddings().weight is small.get_input_embeddings().weight
+
+
+def test_dtype_training_mode_and_requires_grad_are_kept():
+    """A frozen layer that thaws, or dropout that is off, trains on and only shows in the numbers."""
+    model = tiny.tiny_classifier("bert").to(torch.bfloat16).train()
+    model.bert.encoder.layer[0].requires_grad_(False)
+    model.bert.pooler.eval()
+    small = shrink(model, masks_of(model, FFN)).model
+    assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
+    assert [m.training for m in small.modules()] == [m.training for m in model.modules()]
+    assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+def test_a_loss_that_is_alive_still_runs_backward_and_the_small_model_trains():
+    """Shrinking through ``parameter.data`` breaks the backward of a loss computed before."""
+    model = tiny.tiny_classifier("bert").train()
+    alive = model(IDS, labels=torch.tensor([0, 1])).loss
+    small = shrink(model, masks_of(model, FFN)).model
+    alive.backward()
+    small(IDS, labels=torch.tensor([0, 1])).loss.backward()
+    assert all(p.grad is not None and p.grad.shape == p.shape for m in (model, small) for p in m.parameters())
+
+
+def test_module_attributes_say_the_new_width():
+    """Quantisation and MAC counting read ``in_features``, not the weight."""
+    model = tiny.tiny_classifier("llama")
+    small = shrink(model, masks_of(model, FFN)).model
+    for module in projections(small).values():
+        assert (module.out_features, module.in_features) == tuple(module.weight.shape)
+
+
+def test_zeros_of_projections_and_cuts_of_layers_go_together():
+    model = spread(tiny.tiny_classifier("distilbert"))
+    configs = FFN, PruningConfig(sparsity=0.5, target_modules=["q_lin", "out_lin"])
+    small, zeroed = shrink(model, masks_of(model, *configs)), masked(model, *configs)
+    torch.testing.assert_close(small.model(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
+    weight = small.model.distilbert.transformer.layer[0].attention.q_lin.weight
+    assert int((weight == 0).sum()) == 512
+
+
+def test_a_layer_used_twice_is_cut_once():
+    model = spread(tiny.tiny_classifier("bert"))
+    model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
+    small, zeroed = shrink(model, masks_of(model, FFN)), masked(model, FFN)
+    assert small.model.bert.encoder.layer[1] is small.model.bert.encoder.layer[0] and small.shapes == {}
+    torch.testing.assert_close(small.model(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("masks", "says"),
+    [
+        (
+            {"bert.encoder.layer.7": torch.ones(64, dtype=torch.bool)},
+            r"mask 'bert\.encoder\.layer\.7' names no projection and no layer",
+        ),
+        ({"bert.encoder.layer.0": torch.ones(63, dtype=torch.bool)}, r"shape \[63\], the model has \[64\]"),
+        ({"bert.encoder.layer.0": torch.zeros(64, dtype=torch.bool)}, r"keeps 0 of 64 neurons; at least 1 must stay"),
+        ({"classifier": torch.ones(32, 3, dtype=torch.bool)}, r"shape \[32, 3\], the model has \[3, 32\]"),
+        ({"bert.embeddings": torch.ones(64, dtype=torch.bool)}, r"mask 'bert\.embeddings' names no projection and no layer"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(masks, says):
+    """Masks of another model would broadcast or cut what happens to have that size."""
+    with pytest.raises(MismatchError, match=says):
+        shrink(tiny.tiny_classifier("bert"), masks)
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_blueprint_on_the_meta_device_has_the_shapes_of_the_real_thing(name):
+    """A plan that promises another size than the run delivers is worse than none."""
+    model = tiny.tiny_classifier(name)
+    with torch.device("meta"):
+        blank = type(model)(model.config)
+    configs = [FFN, PruningConfig(sparsity=0.5, target_modules=["classifier" if hasattr(model, "classifier") else "score"])][
+        : 1
+        if name == "roberta"
+        else 2  # its head is a module of two projections
+    ]
+    planned = shrink_untrained(blank, configs)
+    real = shrink(model, masks_of(model, *configs)).model
+    assert {k: v.shape for k, v in planned.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
+    assert planned.config.to_dict() == real.config.to_dict()
+    assert all(parameter.is_meta for parameter in planned.parameters())

@@ -1,0 +1,66 @@
+"""What a plan promises is what pruning does, to the parameter."""
+
+import pytest
+import torch
+
+from hf_shrink.errors import RecipeError
+from hf_shrink.families import FAMILIES
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.oneshot import prune
+from hf_shrink.pruning.touched import touched
+from hf_shrink.targets import projections
+from tests import tiny
+
+FFN = PruningConfig(structure="ffn", sparsity=0.4)
+
+
+def attention_only(name: str) -> PruningConfig:
+    family = FAMILIES[name]
+    ends = [path if "." in path else f"mlp.{path}" for path in (*family.ffn_in, family.ffn_out)]
+    blocks = [f"{index}.{end}" for index in (0, 1) for end in ends]
+    return PruningConfig(sparsity=0.3, exclude_modules=blocks)
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_expected_numbers_are_exact_and_the_same_on_the_meta_device(name):
+    """A plan right to the parameter needs biases, gates and shared weights counted as surgery counts them."""
+    model = tiny.tiny_classifier(name)
+    with torch.device("meta"):
+        blank = type(model)(model.config)
+    configs = [FFN, attention_only(name)]
+    plan, pruned = touched(blank, configs, total_steps=10), prune(model, configs)
+    assert plan == touched(model, configs)
+    assert plan.parameters_before == sum(p.numel() for p in model.parameters())
+    assert plan.parameters_after == sum(p.numel() for p in pruned.parameters()) < plan.parameters_before
+    inside = [p for row in plan.rows if row.structure == "unstructured" for p in (pruned.get_submodule(row.module).weight,)]
+    assert plan.zeros == sum(int((p == 0).sum()) for p in inside) > 0
+    for row in plan.rows:
+        if row.structure == "ffn":
+            assert row.kept == getattr(pruned.config, FAMILIES[name].ffn_width) == 40, "38.4 is nearest to 5 times 8"
+
+
+def test_tied_embeddings_are_counted_once():
+    """By hand: the causal Llama with and without a tied head differ by the head alone."""
+    tied = touched(tiny.tiny_causal_lm("llama", tie_word_embeddings=True), FFN)
+    free = touched(tiny.tiny_causal_lm("llama"), FFN)
+    assert free.parameters_after - tied.parameters_after == len(tiny.VOCABULARY) * 32
+
+
+def test_a_row_reads_as_a_sentence_and_what_is_not_touched_is_listed():
+    model = tiny.tiny_classifier("bert", hidden=8, ffn=1536)
+    plan = touched(model, PruningConfig(structure="ffn", sparsity=0.5, round_to=64))
+    assert str(plan.rows[0]) == "bert.encoder.layer.0: 768 of 1536 neurons" and plan.rows[0].sparsity == 0.5
+    assert set(plan.skipped) == {
+        n for n in projections(model) if not n.endswith(("intermediate.dense", "0.output.dense", "1.output.dense"))
+    }
+    plan = touched(model, PruningConfig(sparsity=0.25, target_modules=["classifier"]))
+    assert [str(row) for row in plan.rows] == ["classifier: 18 of 24 weights"] and len(plan.skipped) == len(
+        projections(model)
+    ) - 1
+
+
+def test_schedules_are_checked_only_where_the_length_of_the_training_is_known():
+    model, config = tiny.tiny_classifier("bert"), PruningConfig(sparsity=0.5, end_step=50)
+    assert touched(model, config).rows
+    with pytest.raises(RecipeError, match=r"pruning\.0\.end_step: end_step 50 > 40 steps"):
+        touched(model, config, total_steps=40)
