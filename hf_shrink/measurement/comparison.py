@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from hf_shrink.measurement.markdown import cell as table_cell
 from hf_shrink.measurement.markdown import clean, inline
 from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.values import PRECISIONS, Measurement
@@ -75,7 +76,7 @@ class Comparison:
 
     def markdown(self) -> str:
         """A pipe table, every cell escaped, and the settings below it."""
-        header, *body = [[inline(text) for text in line] for line in self.grid()]
+        header, *body = [[table_cell(text) for text in line] for line in self.grid()]
         ruler = ["---", *["---:"] * len(self.names)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *body])
         notes = "\n".join(f"- {inline(line)}" for line in self.settings)

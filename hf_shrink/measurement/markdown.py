@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 _SPECIAL = re.compile(r"([\\`*_\[\]|~$])")
-_AT_START = re.compile(r"^([-+#=>:]|\d+(?=[.)]))")
+_AT_START = re.compile(r"^([-+=#]+(?=[\s=-]|$)|\d+(?=[.)](?:\s|$)))")
 _LINKS = re.compile(r"://|www\.|@|mailto:", re.IGNORECASE)
 
 
@@ -24,9 +24,15 @@ def inline(text: object) -> str:
     return _AT_START.sub(lambda match: "".join(f"&#{ord(char)};" for char in match[0]), escaped)
 
 
+def cell(text: object) -> str:
+    """As ``inline``, for a table: there a bar must be escaped in code spans as well."""
+    line = inline(text)
+    return line.replace("|", "\\|") if line.startswith("`") else line
+
+
 def code(text: object) -> str:
-    """``text`` as a code span; fenced by more backticks than it holds, its bars escaped for tables."""
-    line = clean(text).replace("|", "\\|")
+    """``text`` as a code span, fenced by more backticks than it holds."""
+    line = clean(text)
     fence = "`" * (1 + max((len(run) for run in re.findall(r"`+", line)), default=0))
     space = " " if "`" in line else ""
     return f"{fence}{space}{line}{space}{fence}" if line else ""

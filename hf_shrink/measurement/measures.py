@@ -27,6 +27,7 @@ class Row:
         tells: part of the setting that belongs to the label, by its first word: ``batch`` gives "latency p50, batch 32".
         noise: a ratio within ``1 +- noise`` is no change worth a sentence.
         remark: whether getting worse is worth a sentence.
+        hub: id of the metric on the Hub, for the card's metadata; None for what is no quality.
     """
 
     label: str
@@ -35,6 +36,7 @@ class Row:
     tells: str | None = None
     noise: float = 0.0
     remark: bool = False
+    hub: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,10 @@ MEASURES: Mapping[str, Measure] = {
     "quality": Measure(
         quality,
         {
-            "accuracy": Row("accuracy", "higher", remark=True),
+            "accuracy": Row("accuracy", "higher", remark=True, hub="accuracy"),
             "accuracy_difference": Row("accuracy difference", "higher"),
             "accuracy_recovery": Row("accuracy recovery", "higher"),
-            "macro_f1": Row("macro F1", "higher", remark=True),
+            "macro_f1": Row("macro F1", "higher", remark=True, hub="f1"),
             "macro_f1_difference": Row("macro F1 difference", "higher"),
             "macro_f1_recovery": Row("macro F1 recovery", "higher"),
         },

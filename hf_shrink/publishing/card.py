@@ -1,0 +1,166 @@
+"""The model card: a template filled from the report, and nothing that the report does not say."""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from hf_shrink.errors import IntegrityError
+from hf_shrink.measurement.compare import compare
+from hf_shrink.measurement.comparison import Comparison
+from hf_shrink.measurement.markdown import cell, code, inline
+from hf_shrink.measurement.measures import rows
+from hf_shrink.measurement.numbers import quantity, spread
+from hf_shrink.measurement.values import Report
+from hf_shrink.publishing.metadata import metadata, title
+from hf_shrink.publishing.private import published
+
+_SAME = 0.05
+"""A factor within 5% of 1 is neither smaller nor faster."""
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The card (README.md) of a run, from the contents of its ``hf_shrink_report.json``.
+
+    A number that is missing takes its row or sentence with it. Text from outside (labels, names, titles) cannot break the
+    YAML or the Markdown; paths are cut to their last name. No network.
+
+    Raises:
+        RecipeError: a stage of the report is not what ``measurement`` writes.
+        IntegrityError: the card's own metadata does not read back equal.
+    """
+    clean_report = published(dict(report))
+    stages = [Report.from_stage(stage) for stage in clean_report.get("stages") or []]
+    final = stages[-1] if stages else None
+    head = metadata(clean_report, final)
+    card = (
+        _environment().get_template("card_template.md").render(_facts(clean_report, stages), front_matter=Markup(_yaml(head)))
+    )
+    check(card, head)
+    return card
+
+
+def check(card: str, expected: Mapping[str, Any]) -> None:
+    """Read the card as the Hub does and compare its metadata.
+
+    Raises:
+        IntegrityError: it cannot be read, or says something else than ``expected``.
+    """
+    from huggingface_hub import ModelCard
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
+
+    block = REGEX_YAML_BLOCK.search(card)
+    try:
+        found = yaml.safe_load(block[2]) if block else None
+        results = getattr(ModelCard(card).data, "eval_results", None) or []
+    except (ValueError, yaml.YAMLError) as error:
+        raise IntegrityError(f"README.md: its metadata cannot be read again: {str(error).splitlines()[0]}") from error
+    metrics = [m for model in expected.get("model-index", []) for r in model["results"] for m in r["metrics"]]
+    if found != dict(expected) or [r.metric_value for r in results] != [m["value"] for m in metrics]:
+        raise IntegrityError("README.md: its metadata does not read back as it was written; the card was changed on the way.")
+
+
+def _environment() -> Environment:
+    """Every value is escaped as it is put out; only what is marked as ready (``Markup``) goes as it is."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        finalize=lambda value: value if isinstance(value, Markup) else inline(value),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["code"] = lambda text: Markup(code(text))
+    environment.filters["cell"] = lambda text: Markup(cell(text))
+    environment.filters["ready"] = Markup  # for what the template itself put together
+    return environment
+
+
+def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
+    recipe = report.get("recipe") or {}
+    given = recipe.get("publishing") or {}
+    base = next((i for i, stage in enumerate(stages) if stage.name == report.get("baseline")), 0)
+    table = compare(stages, baseline=base) if stages else None
+    precision = table.precisions[-1] if table else ""
+    return {
+        "name": title(report),
+        "base": stages[base] if stages else None,
+        "final": stages[-1] if stages else None,
+        "table": Markup(table.markdown()) if table and table.rows else None,
+        "done": [stage for stage in stages if stage.did or stage.notes],
+        "kept": report.get("kept_in_high_precision") or {},
+        "task": recipe.get("task"),
+        "tier": report.get("tier"),
+        "packed": precision if precision.endswith("-bit") else None,
+        "usage": _fenced(_usage(str(recipe.get("task")), report.get("tier")), "python"),
+        "label_names": report.get("label_names") or [],
+        "reload": (report.get("reload") or {}).get("max_difference"),
+        "recipe": _fenced(_yaml(recipe), "yaml") if recipe else None,
+        "remarks": report.get("remarks") or [],
+        "license": given.get("license"),
+        "base_model": given.get("base_model"),
+        "version": report.get("hf_shrink"),
+        "environment": report.get("environment") or {},
+        "data": report.get("data") or {},
+        "seed": report.get("seed"),
+        "wall_time_s": report.get("wall_time_s"),
+        **_verdict(table),
+        **_scores(stages),
+    }
+
+
+def _verdict(table: Comparison | None) -> dict[str, Any]:
+    """Last column against the baseline: factors above 1, each with its direction; nothing where both are the same model."""
+    found: dict[str, Any] = {"verdict": [], "recovery": None, "timed": None}
+    if table is None or table.baseline == len(table.names) - 1:
+        return found
+    for row in table.rows:
+        cell = row.cells[-1]
+        if cell is None:
+            continue
+        if row.name == "accuracy_recovery":
+            found["recovery"] = cell.measurement.value
+        if row.name in {"bytes_on_disk", "latency_p50"} and cell.ratio and abs(cell.ratio - 1) > _SAME:
+            kind = "size" if row.name == "bytes_on_disk" else row.label.removeprefix(f"{row.kind}, ")
+            found["verdict"].append({"kind": kind, "better": cell.ratio < 1, "factor": max(cell.ratio, 1 / cell.ratio)})
+            found["timed"] = found["timed"] if kind == "size" else row.setting
+    return found
+
+
+def _scores(stages: list[Report]) -> dict[str, Any]:
+    known = rows()
+    judged = [m for m in (stages[-1].measurements if stages else ()) if m.name in known and known[m.name].hub]
+    scores = [
+        {
+            "label": known[m.name].label,
+            "value": quantity(m.value, m.unit),
+            "interval": spread(m.interval, m.unit) if m.interval else "",
+        }
+        for m in judged
+    ]
+    return {"scores": scores, "judged": judged[0].parts[0] if judged and judged[0].parts else None}
+
+
+def _usage(task: str, tier: str | None) -> str:
+    loader = "import hf_shrink  # tells transformers how to load this model\n" if tier == "plugin" else ""
+    return (
+        f"{loader}from transformers import pipeline\n\n"
+        f'classifier = pipeline({json.dumps(task)}, model="path/to/this/folder")\n'
+        'print(classifier("Put a text here."))'
+    )
+
+
+def _fenced(text: str, language: str) -> Markup:
+    """A code block whose fence is longer than any run of backticks in it."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return Markup(f"{fence}{language}\n{text}\n{fence}")
+
+
+def _yaml(data: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=1_000_000).strip()

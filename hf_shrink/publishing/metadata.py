@@ -1,0 +1,104 @@
+"""The front matter of a card: what the Hub reads."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from hf_shrink.measurement.markdown import clean
+from hf_shrink.measurement.measures import rows
+from hf_shrink.measurement.values import Report
+from hf_shrink.publishing.private import last_name
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
+
+
+def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
+    """Plain data for YAML; a key without a value is left out. ``final`` is the stage that is published."""
+    recipe = report.get("recipe") or {}
+    publishing = recipe.get("publishing") or {}
+    dataset = str((recipe.get("data") or {}).get("dataset") or "")
+    base = publishing.get("base_model")
+    found = {
+        "library_name": "transformers",
+        "pipeline_tag": recipe.get("task"),
+        "license": publishing.get("license"),
+        "language": publishing.get("language"),
+        "base_model": base,
+        "base_model_relation": ("quantized" if _quantization(recipe) else "finetune") if base else None,
+        "datasets": [dataset] if hub_id(dataset) else None,
+        "tags": tags(recipe),
+        "metrics": list(dict.fromkeys(metric["type"] for metric in _metrics(final))),
+        "model-index": _index(recipe, final),
+        "hf_shrink": {"version": report.get("hf_shrink"), "recipe_sha256": report.get("recipe_sha256")},
+    }
+    return dict(_kept(found))
+
+
+def title(report: Mapping[str, Any]) -> str:
+    """The name that was given, else that of the output folder."""
+    recipe = report.get("recipe") or {}
+    given = (recipe.get("publishing") or {}).get("model_name")
+    return clean(given or last_name(str(recipe.get("output_dir") or "model")).removeprefix("local: ")) or "model"
+
+
+def hub_id(reference: str) -> bool:
+    """True for ``owner/name``; a bare name may as well be a local folder, so it does not count."""
+    return bool(_HUB_ID.fullmatch(reference)) and not reference.endswith(_FILES)
+
+
+def tags(recipe: Mapping[str, Any]) -> list[str]:
+    """``hf-shrink``, what was done, and the tags that were given; each once."""
+    done = ["hf-shrink"]
+    done += ["distilled"] if recipe.get("distillation") else []
+    done += ["pruned"] if recipe.get("pruning") else []
+    done += _quantization(recipe)
+    given = (recipe.get("publishing") or {}).get("tags") or []
+    return list(dict.fromkeys([*done, *(clean(tag) for tag in given)]))
+
+
+def _quantization(recipe: Mapping[str, Any]) -> list[str]:
+    section = recipe.get("quantization")
+    if not section:
+        return []
+    names = {8: "int8", 4: section.get("quant_type", "nf4"), 16: section.get("dtype")}
+    return ["quantized", *([str(name)] if (name := names.get(section.get("bits", 8))) else [])]
+
+
+def _metrics(final: Report | None) -> list[dict[str, Any]]:
+    known = rows()
+    return [
+        {"type": known[m.name].hub, "value": m.value, "name": f"{known[m.name].label} ({m.unit})"}
+        for m in (final.measurements if final else ())
+        if m.name in known and known[m.name].hub
+    ]
+
+
+def _index(recipe: Mapping[str, Any], final: Report | None) -> list[dict[str, Any]]:
+    data = recipe.get("data") or {}
+    if not (metrics := _metrics(final)) or not recipe.get("task") or not data.get("dataset"):
+        return []
+    name = clean(data["dataset"]).removeprefix("local: ").removeprefix("package:")
+    dataset = {
+        "name": name,
+        "type": name,
+        "config": data.get("subset"),
+        "split": data.get("test_split") or data.get("validation_split"),
+        "revision": data.get("revision"),
+    }
+    result = {"task": {"type": recipe["task"]}, "dataset": dict(_kept(dataset)), "metrics": metrics}
+    return [{"name": title({"recipe": recipe}), "results": [result]}]
+
+
+def _kept(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Without what is empty; text as one clean line, in lists and mappings as well."""
+    pairs = [(key, _plain(value)) for key, value in found.items()]
+    return [(key, value) for key, value in pairs if value not in (None, "", [], {})]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(_kept(value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return clean(value) if isinstance(value, str) else value
