@@ -1,0 +1,41 @@
+"""The libraries that store weights in fewer bits, in one table."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from hf_shrink.quantization import bitsandbytes
+from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.targets import Projection
+
+Tensors = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
+"""What lies in a file: tensor name -> dtype and shape."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One library.
+
+    Attributes:
+        bits: the values of ``QuantizationConfig.bits`` it serves.
+        unfit: why a layer is kept as it is, or None where the kernels take it.
+        store: ``(model, config, quantized=names, kept=names)`` -> a quantised copy that plain transformers can save and load.
+        stored: ``(name, layer, config)`` -> the tensors a quantised layer's weight becomes in the file.
+    """
+
+    bits: tuple[int, ...]
+    unfit: Callable[[Projection, QuantizationConfig], str | None]
+    store: Callable[..., PreTrainedModel]
+    stored: Callable[[str, Projection, QuantizationConfig], Tensors]
+
+
+BACKENDS: Mapping[str, Backend] = {
+    "bitsandbytes": Backend((4, 8), bitsandbytes.unfit, bitsandbytes.store, bitsandbytes.stored),
+}
+
+
+def backend_for(bits: int) -> Backend:
+    """The backend that stores weights in ``bits`` bits; 16 needs none."""
+    return next(backend for backend in BACKENDS.values() if bits in backend.bits)
