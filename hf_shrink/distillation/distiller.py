@@ -89,7 +89,7 @@ class Distiller:
         bad = kept & ~teacher.isfinite().all(dim=-1)
         if bad.any():
             rows = bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist()
-            raise NonFiniteError(f"teacher logits: NaN or infinity in {len(rows)} rows of the batch: {_listed(rows)}.")
+            raise NonFiniteError(f"teacher logits: NaN or infinity in batch rows {_listed(rows)}.")
         return student[kept], teacher[kept]
 
 
@@ -103,4 +103,4 @@ def _named(terms: tuple[LossTerm, ...]) -> dict[str, LossTerm]:
 
 
 def _listed(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    return ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

@@ -1,11 +1,16 @@
-"""How much of an optimizer step one micro-batch is."""
+"""How much of an optimizer step one micro-batch is, and whether the model's own loss knows."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 IGNORED = -100
+
+_UNSHIFTED = {"XLNetLMHeadModel", "XLMWithLMHeadModel"}
+"""Language models among the causal ones whose labels stand at the position they are predicted from."""
 
 
 def labels_kept(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
@@ -18,3 +23,29 @@ def labels_kept(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     if labels is None:
         labels = inputs["labels"][..., 1:] if shifts_labels else inputs["labels"]
     return labels.ne(IGNORED).sum()
+
+
+def predicts_next_token(model: nn.Module) -> bool:
+    """Whether the logits at a position are about the token after it.
+
+    ``Trainer`` asks the model's loss type, which GPT-2's language model does not set.
+    """
+    return type(model).__name__ in {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()} - _UNSHIFTED
+
+
+def honours_count(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
+    """Whether the model's loss divides by ``num_items_in_batch``: many heads take the argument and ignore it.
+
+    Told by two forwards without gradient that differ in that number alone. The mode of the model and the state of the
+    random generators are as they were after.
+
+    Args:
+        model: on the device of the inputs.
+        inputs: a micro-batch with at least one label that counts.
+    """
+    mode, device = model.training, next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+        model.eval()
+        few, many = (model(**inputs, num_items_in_batch=count)["loss"] for count in (10, 20))
+        model.train(mode)
+    return not torch.equal(few, many)

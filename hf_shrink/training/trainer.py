@@ -18,7 +18,7 @@ from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.surgery import shrink
-from hf_shrink.training.accounting import labels_kept
+from hf_shrink.training.accounting import honours_count, labels_kept, predicts_next_token
 from hf_shrink.training.callbacks import PruningCallback
 from hf_shrink.training.durable import DurableTrainer
 
@@ -87,6 +87,7 @@ class ShrinkTrainer(DurableTrainer):
         self.distiller = self._make_distiller(teacher, distillation)
         self._refuse_what_cannot_be_right()
         self.current_gradient_accumulation_steps = 1
+        self._honours_count: bool | None = None
         self._step_positions: Tensor | None = None
         self._terms_read_at = 0
 
@@ -111,11 +112,12 @@ class ShrinkTrainer(DurableTrainer):
     ) -> Any:
         """The stock loss, or the mix with distillation; micro-batches add up to the loss of the whole optimizer step."""
         batch, inputs = dict(inputs), self._for_student(inputs)
-        rescaled = self._needs_rescaling(model)
-        self.loss_is_scaled_for_ga = True if rescaled else None
-        loss, outputs = super().compute_loss(model, inputs, True, None if rescaled else num_items_in_batch)
+        partial = self._is_partial(model)
+        honoured = not partial or (num_items_in_batch is not None and self._is_count_honoured(inputs))
+        self.loss_is_scaled_for_ga = True if partial else None
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch if honoured else None)
         if model.training:
-            if rescaled:
+            if not honoured:
                 loss = self._share(loss, batch, num_items_in_batch)
             if self.distiller is not None:
                 loss = self._mix(loss, outputs, batch)
@@ -150,15 +152,25 @@ class ShrinkTrainer(DurableTrainer):
             logs |= {name: float(self.accelerator.gather(value).mean()) for name, value in terms.items()}
         super().log(logs, start_time)
 
-    def _needs_rescaling(self, model: nn.Module) -> bool:
-        """Whether this batch is only a part of what the optimizer or the evaluation averages over.
-
-        Many heads take the count of labels and ignore it, so a part gets no count: its mean is weighed here. A
-        ``compute_loss_func`` has promised to use the count.
-        """
-        if self.compute_loss_func is not None or self.args.n_gpu > 1:
+    def _is_partial(self, model: nn.Module) -> bool:
+        """Whether this batch is only a part of what the optimizer, or the evaluation, averages over."""
+        if self.args.n_gpu > 1:
             return False
         return self.args.world_size > 1 or (model.training and self.current_gradient_accumulation_steps > 1)
+
+    def _is_count_honoured(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether the loss divides by the count of labels: a part of a step then needs nothing more.
+
+        Label smoothing does, a ``compute_loss_func`` has promised to, and a model is asked once.
+        """
+        if self.label_smoother is not None or self.compute_loss_func is not None:
+            return True
+        if self._honours_count is None and labels_kept(inputs, shifts_labels=self._predicts_next_token()):
+            self._honours_count = honours_count(self.student, inputs)
+        return bool(self._honours_count)
+
+    def _predicts_next_token(self) -> bool:
+        return predicts_next_token(getattr(self.student, "get_base_model", lambda: self.student)())
 
     def _share(self, mean: Tensor, batch: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
         """From the mean over a micro-batch to its part of the mean over the optimizer step."""
@@ -211,7 +223,7 @@ class ShrinkTrainer(DurableTrainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, DataLoader[Any]]:
-        self._terms_read_at = self.state.global_step
+        self._terms_read_at, self._honours_count = self.state.global_step, None
         if self.distiller is not None:
             self.distiller.read(1)
         if self.pruning:
@@ -262,7 +274,7 @@ class ShrinkTrainer(DurableTrainer):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         teacher.to(self.args.device)
-        return Distiller(config, teacher, shifts_labels=self._loss_shifts_labels)
+        return Distiller(config, teacher, shifts_labels=self._predicts_next_token())
 
     def _refuse_what_cannot_be_right(self) -> None:
         ours = " and ".join(name for name, on in (("distillation", self.distiller), ("pruning", self.pruning)) if on)

@@ -3,10 +3,12 @@
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from transformers import DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
@@ -46,6 +48,12 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
     return TrainingArguments(**words | more)
 
 
+@cache
+def tokens(rows: int, seed: int) -> Dataset:
+    """``colour_tokens``, made once: its progress bars and fingerprints cost more than a tiny training."""
+    return colour_tokens(rows, seed=seed)
+
+
 def trainer_for(
     family: str,
     task: str,
@@ -60,7 +68,7 @@ def trainer_for(
 ) -> Any:
     """A trainer on the colour texts: ragged lengths; ``more`` goes to the trainer, ``words`` to TrainingArguments."""
     tokenizer = tiny_tokenizer()
-    train, held_out = colour_tokens(rows, seed=1), colour_tokens(16, seed=2)
+    train, held_out = tokens(rows, 1), tokens(16, 2)
     collator = None
     if task == "lm":
         train, held_out = train.remove_columns("labels"), held_out.remove_columns("labels")
