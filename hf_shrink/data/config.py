@@ -1,6 +1,8 @@
 """The ``data`` section."""
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from hf_shrink.config import Config
 
@@ -27,3 +29,12 @@ class DataConfig(Config):
     test_samples: int | None = Field(None, ge=1, description="As train_samples, for the test split.")
     max_length: int = Field(128, ge=2, description="Tokens a text is cut to, special tokens included.")
     seed: int = Field(0, ge=0, description="Seed for drawing and cutting splits.")
+
+    @model_validator(mode="after")
+    def _training_rows_are_not_for_measuring(self) -> Self:
+        for key in ("validation_split", "test_split"):
+            if getattr(self, key) == self.train_split:
+                raise ValueError(
+                    f"{key} is the training split {self.train_split!r}: numbers from it mean nothing. Use another."
+                )
+        return self

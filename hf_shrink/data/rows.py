@@ -1,0 +1,99 @@
+"""What every source delivers, and the columns that a recipe takes from it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import ClassLabel, Dataset
+
+from hf_shrink.data.config import DataConfig
+from hf_shrink.errors import MismatchError
+from hf_shrink.tables import nearest
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A data set as it came.
+
+    Attributes:
+        splits: by the names they have there.
+        source: what it was, for the report; never an absolute path.
+    """
+
+    splits: dict[str, Dataset]
+    source: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The texts and labels of one split, all its rows.
+
+    Attributes:
+        where: ``split 'train' of reviews.csv``, for errors.
+        texts: ``text`` and, for pairs, ``text_pair``; strings without nulls.
+        label: whole numbers, strings or booleans, without nulls.
+        names: class names where the source has them.
+    """
+
+    where: str
+    texts: dict[str, pa.ChunkedArray]
+    label: pa.ChunkedArray
+    names: tuple[str, ...] | None
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+
+def columns_of(config: DataConfig) -> dict[str, str]:
+    """Our column name -> the name of the column in the source."""
+    pair = {"text_pair": config.text_pair_column} if config.text_pair_column else {}
+    return {"text": config.text_column, **pair, "label": config.label_column}
+
+
+def check_columns(present: Iterable[str], wanted: Iterable[str], where: str) -> None:
+    """An error that names a wanted column which is not there, or there twice, and lists those that are."""
+    names = list(present)
+    for column in wanted:
+        if names.count(column) != 1:
+            fault = f"{names.count(column)} columns named" if column in names else "no column"
+            listed = ", ".join(map(repr, names[:20])) + (" ..." if len(names) > 20 else "")
+            raise MismatchError(f"{where}: {fault} {column!r}.{nearest(column, names)} Columns present: {listed}.")
+
+
+def rows_of(raw: Raw, split: str, config: DataConfig) -> Rows:
+    """The wanted columns of one split, checked.
+
+    Raises:
+        MismatchError: the split or a column is missing, a text is not text, or a value is null; names the row, counted from 0.
+    """
+    name = shown(config.dataset)
+    if split not in raw.splits:
+        raise MismatchError(
+            f"{name}: no split {split!r}.{nearest(split, raw.splits)} Splits present: {', '.join(raw.splits)}.\n"
+            "Name one of them; validation_split: null cuts a tenth off training, test_split: null reports on validation."
+        )
+    data, where, columns = raw.splits[split], f"split {split!r} of {name}", columns_of(config)
+    check_columns(data.column_names, columns.values(), where)
+    label_type = data.features[config.label_column]
+    table = data.select_columns(list(columns.values())).with_format("arrow")[:]
+    arrays = {ours: table.column(theirs) for ours, theirs in columns.items()}
+    for ours, theirs in columns.items():
+        if ours != "label" and len(data) and not _is_text(arrays[ours].type):
+            raise MismatchError(f"{where}: column {theirs!r} holds {arrays[ours].type}, not text. Name a column with text.")
+        if arrays[ours].null_count:
+            row = pc.index(pc.is_null(arrays[ours]), True).as_py()
+            raise MismatchError(f"{where}: row {row}: {theirs} is null. Fill it or remove the row.")
+    names = tuple(label_type.names) if isinstance(label_type, ClassLabel) else None
+    label = arrays.pop("label")
+    return Rows(where, arrays, label, names)
+
+
+def shown(reference: str) -> str:
+    """What errors and reports call a data set: a Hub id or ``package:NAME`` whole, a path by its last part."""
+    return reference if reference.startswith("package:") or not Path(reference).exists() else Path(reference).resolve().name
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
