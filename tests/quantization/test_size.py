@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.oneshot import quantize
+from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quantization.size import predicted_bytes
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
 
