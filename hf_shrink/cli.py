@@ -165,7 +165,7 @@ def compare(
 @reported
 def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
     """Show what a folder or Hub id holds: tier, layers, widths, zeros, bytes and dtypes."""
-    from hf_shrink.loading.inspect import inspect_model
+    from hf_shrink.inspection import inspect_model
 
     with contextlib.redirect_stdout(sys.stderr):
         result = inspect_model(model)

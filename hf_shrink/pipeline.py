@@ -20,7 +20,8 @@ from hf_shrink.models.load import load_classifier
 from hf_shrink.models.student import drop_layers
 from hf_shrink.plan import Prepared, prepare, start_of
 from hf_shrink.pruning.surgery import shrink
-from hf_shrink.quantization.quantize import quantize
+from hf_shrink.quantization.oneshot import quantize
+from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
@@ -209,8 +210,8 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
         model = load_classifier(str(small), new_head=False)
         kept: Mapping[str, str] = {}
         if job.recipe.quantization is not None:
-            quantized = quantize(model, job.recipe.quantization)
-            model, kept = quantized.model, quantized.plan.kept
+            kept = keep_plan(model, job.recipe.quantization).kept
+            model = quantize(model, job.recipe.quantization)
         tier = save(model, fresh, tokenizer=job.prepared.tokenizer)
         rows = job.tokens.test.select(range(min(8, len(job.tokens.test)))).remove_columns("labels")
         inputs = job.prepared.tokenizer.pad(rows[:], return_tensors="pt")

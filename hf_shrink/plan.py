@@ -1,11 +1,14 @@
 """What a recipe would do: every check and every expected number that can be had without training."""
 
+import re
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
+from rich.text import Text
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.data.splits import Splits, load_splits
@@ -29,7 +32,7 @@ class StagePlan:
 
     Attributes:
         does: one line per thing.
-        leaves: one line per thing that stays as it is, with the reason.
+        leaves: what stays as it is, by module name, with the reason.
         parameters: expected number, or None where the stage makes no model.
         bytes: expected size of the weights on disk, or None.
         writes: folder or files, below output_dir.
@@ -37,10 +40,21 @@ class StagePlan:
 
     name: str
     does: tuple[str, ...]
-    leaves: tuple[str, ...]
+    leaves: dict[str, str]
     parameters: int | None
     bytes: int | None
     writes: str
+
+    def lines(self) -> Iterator[str]:
+        """Heading, then what is done and what is left, layers of one kind together."""
+        facts = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
+        facts += [] if self.bytes is None else [f"{self.bytes / 1e6:.1f} MB"]
+        facts += [f"writes {self.writes}"] if self.writes else []
+        yield f"{self.name}: {', '.join(facts)}" if facts else f"{self.name}:"
+        yield from (f"  {line}" for line in self.does)
+        alike = Counter((re.sub(r"\.\d+(?=\.|$)", ".*", name), reason) for name, reason in self.leaves.items())
+        for (name, reason), count in alike.items():
+            yield f"  leaves {name}{f' ({count} of them)' if count > 1 else ''}: {reason}"
 
 
 @dataclass(frozen=True)
@@ -54,14 +68,9 @@ class Plan:
         """Plain data, for ``--json``."""
         return asdict(self)
 
-    def rich(self) -> Table:
-        """A table for the terminal."""
-        table = Table("stage", "does", "leaves as it is", "parameters", "weights", "writes", show_lines=True)
-        for stage in self.stages:
-            size = "" if stage.bytes is None else f"{stage.bytes / 1e6:.1f} MB"
-            count = "" if stage.parameters is None else f"{stage.parameters:,}"
-            table.add_row(stage.name, "\n".join(stage.does), "\n".join(stage.leaves), count, size, stage.writes)
-        return table
+    def rich(self) -> Text:
+        """Lines for the terminal."""
+        return Text("\n".join(line for stage in self.stages for line in stage.lines()))
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
-    splits = load_splits(recipe.data)
+    splits = load_splits(recipe.data, download=download)
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision)
     steps = _steps(recipe.training, recipe.seed, len(splits.train), "training")
@@ -102,13 +111,12 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     stages.append(_student(recipe, start, student, steps))
     if any(entry.structure != "unstructured" for entry in recipe.pruning):
         student = outline(student, recipe.pruning)
-        stages.append(_model_stage("shrunk", ("takes the masked neurons out",), (), student, "stages/shrunk"))
+        stages.append(_model_stage("shrunk", ("takes the masked neurons out",), {}, student, "stages/shrunk"))
     if recipe.quantization is not None:
         kept = keep_plan(student, recipe.quantization)
         does = (quantization_words(recipe.quantization, len(kept.quantized)),)
-        leaves = tuple(f"{name}: {reason}" for name, reason in kept.kept.items())
         size = predicted_bytes(student, recipe.quantization)
-        stages.append(StagePlan("quantized", does, leaves, student.num_parameters(), size, "."))
+        stages.append(StagePlan("quantized", does, dict(kept.kept), student.num_parameters(), size, "."))
     stages.append(_report(recipe, splits))
     return Prepared(Plan(recipe.output_dir, tuple(stages)), splits, tokenizer, pair)
 
@@ -137,24 +145,22 @@ def _floor(recipe: Recipe, splits: Splits) -> list[StagePlan]:
     if recipe.measurement.floor is None:
         return []
     does = (f"TF-IDF and logistic regression on {len(splits.train):,} texts",)
-    return [StagePlan("floor", does, (), None, None, "")]
+    return [StagePlan("floor", does, {}, None, None, "")]
 
 
-def _model_stage(name: str, does: tuple[str, ...], leaves: tuple[str, ...], model: PreTrainedModel, writes: str) -> StagePlan:
+def _model_stage(name: str, does: tuple[str, ...], leaves: dict[str, str], model: PreTrainedModel, writes: str) -> StagePlan:
     return StagePlan(name, does, leaves, model.num_parameters(), predicted_bytes(model, None), writes)
 
 
-def _frozen(model: PreTrainedModel, modules: tuple[str, ...], where: str) -> tuple[str, ...]:
-    if not modules:
-        return ()
-    return (f"{len(freeze(model, modules, where))} parameters of {', '.join(modules)}: frozen",)
+def _frozen(model: PreTrainedModel, modules: tuple[str, ...], where: str) -> dict[str, str]:
+    return dict.fromkeys(freeze(model, modules, where), "frozen")
 
 
 def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pair) -> StagePlan:
     config = recipe.teacher
     assert config is not None
     if config.training is None:
-        return _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), (), teacher, "")
+        return _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), {}, teacher, "")
     steps = _steps(config.training, recipe.seed, len(splits.train), "teacher.training")
     does = (f"fine-tunes {config.model} for {steps} steps", *pair.notes)
     return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")
@@ -168,7 +174,7 @@ def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, s
         does += [*pruning_words(recipe.pruning, prunes, steps)]
         if prunes.zeros:
             does.append(f"sets {prunes.zeros:,} weights to zero, which makes neither the file smaller nor the model faster")
-        leaves += tuple(f"{name}: no pruning entry names it" for name in prunes.skipped)
+        leaves |= dict.fromkeys(prunes.skipped, "not pruned")
     return _model_stage("student", tuple(does), leaves, student, "stages/student")
 
 
@@ -179,4 +185,4 @@ def _report(recipe: Recipe, splits: Splits) -> StagePlan:
         "writes the card, loads the folder again and compares its logits",
     )
     writes = "config.json, model.safetensors, tokenizer, README.md, hf_shrink_report.json, hf_shrink_recipe.yaml"
-    return StagePlan("report", does, (), None, None, writes)
+    return StagePlan("report", does, {}, None, None, writes)

@@ -33,7 +33,8 @@ _TITLES = {
 
 def fingerprints(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
     """What the run reads, by content: data as loaded, weights by sha256, or by commit where they come from the Hub."""
-    found = {"data": prepared.splits.source["fingerprint"], "model": _weights(recipe.model, recipe.revision)}
+    found = {name: value for name, value in prepared.splits.source.items() if name.startswith("fingerprint")}
+    found["model"] = _weights(recipe.model, recipe.revision)
     if recipe.teacher is not None:
         found["teacher"] = _weights(recipe.teacher.model, recipe.teacher.revision)
     return found

@@ -12,7 +12,7 @@ LAYERS = [
     | {"yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "plan", "resume", "report", "judging", "pipeline"},
+    {"words", "plan", "resume", "report", "judging", "inspection", "pipeline"},
     {"cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

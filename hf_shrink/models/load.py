@@ -44,19 +44,22 @@ def load_tokenizer(reference: str, *, revision: str | None = None) -> PreTrained
     return tokenizer
 
 
-def config_of(reference: str, *, revision: str | None = None, label_names: Sequence[str] | None = None) -> PreTrainedConfig:
-    """The config of a model, from this machine alone: nothing is downloaded.
+def config_of(
+    reference: str, *, revision: str | None = None, label_names: Sequence[str] | None = None, download: bool = False
+) -> PreTrainedConfig:
+    """The config of a model, from this machine alone unless ``download`` allows more.
 
     Args:
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
         revision: commit, tag or branch on the Hub.
         label_names: classes for a new head; None leaves the config's own.
+        download: whether a config that is not in the cache may be fetched.
 
     Raises:
         ResourceError: not a folder here and not in the cache; the message names what is missing.
         SecurityError: as ``load_tokenizer``.
     """
-    config = _config(reference, revision, local_files_only=True)
+    config = _config(reference, revision, local_files_only=not download)
     if label_names is not None:
         _set_labels(config, label_names)
     return config

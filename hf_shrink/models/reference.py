@@ -3,6 +3,9 @@
 import importlib.util
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
 from hf_shrink.errors import RecipeError, ResourceError, SecurityError
 
 _PACKAGE = "package:"
@@ -52,6 +55,21 @@ def check_source(reference: str, revision: str | None) -> str:
     if not Path(source).is_dir():
         raise ResourceError(f"{shown(reference)}: no such folder. A model is a folder, a Hub id or package:NAME/PATH.")
     return source
+
+
+def local_folder(reference: str, revision: str | None = None) -> Path:
+    """Where a model that has been loaded lies on this machine: its folder, or its snapshot in the cache.
+
+    Raises:
+        ResourceError: it is not here.
+    """
+    source = check_source(reference, revision)
+    if is_local(source):
+        return Path(source)
+    try:
+        return Path(snapshot_download(source, revision=revision, local_files_only=True))
+    except (HfHubHTTPError, LocalEntryNotFoundError, ValueError):
+        raise ResourceError(f"{shown(reference)}: not on this machine; run the command online once.") from None
 
 
 def shown(reference: str) -> str:

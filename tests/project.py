@@ -1,0 +1,38 @@
+"""A tiny project on disk: a base model with its tokenizer, a data set in CSV files, and recipes cut down to them."""
+
+from pathlib import Path
+
+from tests.tiny import COLOURS, colour_texts, tiny_classifier, tiny_tokenizer
+
+TINY_TRAINING = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
+
+
+def make_project(folder: Path, *, layers: int = 6) -> Path:
+    """``folder`` with ``base/`` (a headless BERT of 64 hidden units) and ``data/{train,validation,test}.csv``; returned."""
+    base = tiny_classifier(layers=layers, hidden=64, ffn=128).base_model
+    base.save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+    (folder / "data").mkdir()
+    for seed, (split, rows) in enumerate({"train": 64, "validation": 16, "test": 24}.items()):
+        data = colour_texts(rows, seed=seed)
+        named = data.remove_columns("label").add_column("label", [COLOURS[i] for i in data["label"]])
+        named.to_csv(folder / "data" / f"{split}.csv")
+    return folder
+
+
+def tiny_overrides(project: Path) -> list[str]:
+    """``--set`` values that turn any recipe with a teacher into one of two steps on the tiny project."""
+    base, training = project / "base", "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true}"
+    return [
+        f"model={base}",
+        f"teacher.model={base}",
+        f"teacher.training={training}",
+        f"training={training}",
+        f"data={{dataset: {project / 'data'}, max_length: 32}}",
+        "measurement.batch_sizes=[1, 2]",
+        "measurement.length=16",
+        "measurement.runs=3",
+        "measurement.bootstrap=100",
+        "pruning.0.begin_step=0",
+        "pruning.0.end_step=2",
+    ]

@@ -1,0 +1,42 @@
+"""Every recipe that is shipped parses, plans, and runs."""
+
+from pathlib import Path
+
+import pytest
+
+from hf_shrink import Recipe, run
+from tests.project import make_project, tiny_overrides
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
+
+
+def test_there_are_recipes():
+    """A moved folder would leave the tests below with nothing to run."""
+    assert ROOT / "recipes" / "quickstart.yaml" in RECIPES
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_runs_two_steps_on_a_tiny_model(path: Path, tmp_path: Path):
+    """A key renamed in a room breaks recipes that nobody has run since."""
+    project = make_project(tmp_path / "project")
+    recipe = Recipe.from_yaml(path, overrides=[*tiny_overrides(project), f"output_dir={tmp_path / 'run'}"])
+    outcome = run(recipe)
+    names = [stage["name"] for stage in outcome.report["stages"]]
+    assert names[-1] == ("quantized" if recipe.quantization else "shrunk" if recipe.pruning else "student")
+    assert outcome.report["reload"]["max_difference"] == 0.0
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "hf_shrink_report.json",
+        "hf_shrink_recipe.yaml",
+    ):
+        assert (outcome.folder / name).stat().st_size > 0, name
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_a_shipped_recipe_writes_to_the_ignored_folder(path: Path):
+    """A run would otherwise leave 100 MB in the working tree."""
+    assert Recipe.from_yaml(path).output_dir == f"runs/{path.stem}"
