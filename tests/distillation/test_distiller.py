@@ -26,8 +26,6 @@ class Fixed(nn.Module):
 def distiller(teacher_logits, *, alpha=1.0, shifts=False, losses=None):
     config = DistillationConfig(alpha=alpha, losses=losses or (LossTerm(),))
     return Distiller(config, Teacher(Fixed(teacher_logits)), shifts_labels=shifts)
-        DistillationConfig(alpha=alpha, losses=losses or (LossTerm(),)), Teacher(Fixed(teacher_logits)), shifts_labels=shifts
-    )
 
 
 LABELS = torch.tensor([[5, 6, 7, -100], [5, -100, 7, 8]])
