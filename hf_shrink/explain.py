@@ -11,6 +11,7 @@ KeyPath: TypeAlias = tuple[str | int, ...]
 """Keys and list positions from the top down: ``("pruning", 0, "sparsity")``."""
 
 _SHOWN = 60
+_EXPLAINED = 100  # looking for the nearest name takes a millisecond, and a hostile text can have thousands of problems
 _RULES = {
     "bool_type": "must be true or false",
     "int_type": "must be a whole number",
@@ -24,25 +25,31 @@ _RULES = {
 
 
 def dotted(path: KeyPath) -> str:
-    """``pruning.0.sparsity``."""
-    return ".".join(str(part) for part in path)
+    """``pruning.0.sparsity``; a key with characters that no terminal should get is escaped."""
+    return ".".join(shown(str(part)) for part in path)
+
+
+def shown(text: str) -> str:
+    """``text`` fit for one line of an error: as it is where it is short and printable, else escaped and cut."""
+    return text if text.isprintable() and len(text) <= _SHOWN else repr(text)[:_SHOWN]
 
 
 def problems(error: ValidationError, config: type[BaseModel]) -> list[tuple[KeyPath, str]]:
-    """Every problem once, as (where, what). A field that takes either of two types has one problem, not one a type."""
+    """The first hundred problems, each once, as (where, what). A field of either of two types has one, not one a type."""
     found: dict[KeyPath, list[str]] = {}
     came: dict[KeyPath, str] = {}
-    for details in error.errors(include_url=False):
+    for details in error.errors(include_url=False)[:_EXPLAINED]:
         if details["type"] == "too_short" and details["input"]:
             continue  # pydantic also calls a list too short where it only has bad items
         path = _path(details, config)
         rule, shows_value = _rule(details, config, path)
         found.setdefault(path, []).append(rule)
         came[path] = f", got {repr(details['input'])[:_SHOWN]}" if shows_value else ""
+    above = {path[:n] for path in found for n in range(len(path))}
     return [
         (path, " or ".join([rules[0], *(rule.removeprefix("must be ") for rule in rules[1:])]) + came[path])
         for path, rules in found.items()
-        if not any(other[: len(path)] == path != other for other in found)
+        if path not in above
     ]
 
 
@@ -60,7 +67,7 @@ def _rule(details: ErrorDetails, config: type[BaseModel], path: KeyPath) -> tupl
     """What should have come, and whether the value that came is still to be shown."""
     if details["type"] == "extra_forbidden":
         name, known = str(path[-1]), _fields_at(config, path[:-1])
-        return f"unknown key {name!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}.", False
+        return f"unknown key {name[:_SHOWN]!r}.{nearest(name, known)} Known: {', '.join(sorted(known))}.", False
     if details["type"] == "missing":
         return "missing; it has no default.", False
     if details["type"] == "value_error":

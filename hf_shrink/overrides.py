@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.explain import KeyPath, dotted
+from hf_shrink.explain import KeyPath, dotted, shown
 from hf_shrink.yaml_source import MAX_DEPTH, Place, Source, parse
 
 
@@ -21,7 +21,7 @@ def apply(source: Source, overrides: Sequence[str]) -> Source:
     changed = Source(copy.deepcopy(source.data), dict(source.places), list(source.problems))
     seen: set[KeyPath] = set()
     for text in overrides:
-        label = f"--set {text[:80]}"
+        label = f"--set {shown(text)}"
         path, value = _split(text, label)
         if path in seen:
             raise RecipeError(f"{label}: {dotted(path)!r} is set twice; give it once.")

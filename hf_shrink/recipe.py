@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +14,7 @@ from hf_shrink.config import Config, Listed
 from hf_shrink.data.config import DataConfig
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.errors import RecipeError
-from hf_shrink.explain import KeyPath, dotted, problems
+from hf_shrink.explain import KeyPath, dotted, problems, shown
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.models.config import StudentConfig, TeacherConfig
 from hf_shrink.overrides import apply
@@ -28,6 +29,7 @@ from hf_shrink.yaml_core import write
 from hf_shrink.yaml_source import MAX_BYTES, Place, Source, decode, parse
 
 _SHOWN = 20
+_COLLECTED = 100
 
 
 class Recipe(Config):
@@ -56,28 +58,25 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
-        found = [f"{dotted(path)}: {message}" for path, message in recipe_problems(self.model_dump(exclude_unset=True))]
-        if found:
+        data = self.model_dump(exclude_unset=True)
+        if found := [f"{dotted(path)}: {message}" for path, message in islice(recipe_problems(data), 3)]:
             raise ValueError("\n".join(found))
         return self
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Self:
         """Read a recipe from a file of at most 256 KiB; see ``from_text``."""
-        path = Path(path)
+        path, name = Path(path), shown(Path(path).name)
         try:
             if not path.is_file():  # a pipe or a device would block or never end
-                raise RecipeError(f"{path.name}: {'not a regular file' if path.exists() else 'no such file'}.")
+                raise RecipeError(f"{name}: {'not a regular file' if path.exists() else 'no such file'}.")
             with path.open("rb") as file:
                 raw = file.read(MAX_BYTES + 1)
-        except (OSError, ValueError) as error:
-            if isinstance(error, RecipeError):
-                raise
-            reason = getattr(error, "strerror", None) or "not a path"
-            raise RecipeError(f"recipe {path.name[:60]!r}: cannot be read: {reason}.") from None
+        except OSError as error:
+            raise RecipeError(f"{name}: cannot be read: {error.strerror}.") from None
         if len(raw) > MAX_BYTES:
-            raise RecipeError(f"{path.name}: more than {MAX_BYTES} bytes (256 KiB); a recipe is a few kilobytes.")
-        return cls.from_text(decode(raw, name=path.name), name=path.name, overrides=overrides)
+            raise RecipeError(f"{name}: more than {MAX_BYTES} bytes (256 KiB); a recipe is a few kilobytes.")
+        return cls.from_text(decode(raw, name=name), name=name, overrides=overrides)
 
     @classmethod
     def from_text(cls, text: str, name: str = "recipe.yaml", overrides: Sequence[str] = ()) -> Self:
@@ -99,7 +98,7 @@ class Recipe(Config):
                 f"{source.places[()]}: not valid YAML for a recipe: the top level is {kind}, not `key: value` lines."
             )
         found = [(place, message) for place, message in source.problems]
-        found += [_placed(source, path, message) for path, message in recipe_problems(source.data)]
+        found += [_placed(source, path, message) for path, message in islice(recipe_problems(source.data), _COLLECTED)]
         try:
             recipe = cls.model_validate(source.data)
         except ValidationError as error:
@@ -153,7 +152,7 @@ def _placed(source: Source, path: KeyPath, message: str) -> tuple[Place, str]:
 
 def _report(found: list[tuple[Place, str]]) -> str:
     lines = [f"{place}: {message}" for place, message in sorted(dict.fromkeys(found))]
-    more = [f"... and {len(lines) - _SHOWN} more problems."] if len(lines) > _SHOWN else []
+    more = [f"... and at least {len(lines) - _SHOWN} more problems."] if len(lines) > _SHOWN else []
     return "\n".join(lines[:_SHOWN] + more)
 
 

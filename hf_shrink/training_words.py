@@ -57,7 +57,10 @@ def training_problems(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         if (reason := _refusal(word)) is not None:
             yield word, f"not set here: {reason}. Remove it."
         elif word not in known:
-            yield word, f"unknown key {word!r}.{nearest(word, usable)} Known: the names of transformers' TrainingArguments."
+            yield (
+                word,
+                f"unknown key {word[:60]!r}.{nearest(word, usable)} Known: the names of transformers' TrainingArguments.",
+            )
         elif isinstance(value, float) and not math.isfinite(value):
             yield word, f"must be finite, got {value}."
         elif not _fits(known[word], value):

@@ -12,6 +12,7 @@ MAX_DIGITS = 400
 
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+_LINE_ENDS = re.compile("[\r\x85\u2028\u2029]")
 _WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -43,12 +44,14 @@ class _Writer(yaml.SafeDumper):
         return True
 
 
-def _quoted_where_it_would_not_stay_text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    is_text = len(text) > MAX_DIGITS or isinstance(resolve(text), str)
-    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text else "'")
+def _text(writer: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Quotes where the text would not stay itself: it looks like a number or word, or has line ends that are read as spaces."""
+    looks_like_more = len(text) <= MAX_DIGITS and not isinstance(resolve(text), str)
+    style = '"' if _LINE_ENDS.search(text) else "'" if looks_like_more else None
+    return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
-_Writer.add_representer(str, _quoted_where_it_would_not_stay_text)
+_Writer.add_representer(str, _text)
 
 
 def write(data: Any) -> str:

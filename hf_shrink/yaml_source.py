@@ -167,7 +167,7 @@ class _Reader:
     def _alias(self, event: ev.AliasEvent, path: KeyPath) -> tuple[Any, int]:
         anchor = self.anchors.get(event.anchor or "")
         if anchor is None:
-            self._refuse(event, f"not valid YAML: alias {event.anchor!r} has no complete anchor before it.")
+            self._refuse(event, f"not valid YAML: alias {str(event.anchor)[:60]!r} has no complete anchor before it.")
         self._count(event, anchor.nodes)
         if len(path) + anchor.height > MAX_DEPTH:
             self._refuse(event, f"nested deeper than {MAX_DEPTH} levels.")
@@ -194,7 +194,7 @@ class _Reader:
             line = _mark(event).line + 1
             if key in lines:
                 told = f" (lines {lines[key]} and {line})" if self.numbered else ""
-                self.problems.append((place, f"{dotted((*path, key))}: {key!r} set twice{told}; remove one."))
+                self.problems.append((place, f"{dotted((*path, key))}: {key[:60]!r} set twice{told}; remove one."))
             lines.setdefault(key, line)
             self.places[(*path, key)] = place
             entries[key], below = self._node(next(events), events, (*path, key))
@@ -203,15 +203,15 @@ class _Reader:
 
     def _key(self, event: ev.Event) -> str:
         self._count(event, 1)
+        self._check_tag(event)
         if not isinstance(event, ev.ScalarEvent):
             self._refuse(event, "a key must be plain text, not an alias, a list or a mapping.")
-        self._check_tag(event)
         key: str = event.value
         if event.implicit[0]:
             if key == "<<":
                 self._refuse(event, "merge keys (<<) are not part of YAML 1.2; write the keys out.")
             if not isinstance(self._scalar(event), str):
-                self.problems.append((self._place(event), f"key {key!r} is not text; quote it or rename it."))
+                self.problems.append((self._place(event), f"key {key[:60]!r} is not text; quote it or rename it."))
         return key
 
     def _check_tag(self, event: ev.Event) -> None:
