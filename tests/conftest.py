@@ -14,8 +14,12 @@ os.environ.update(
     OMP_NUM_THREADS="1",
 )
 
+import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(autouse=True)

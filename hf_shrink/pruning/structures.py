@@ -93,7 +93,7 @@ def scores_of(group: Group) -> Tensor:
     """Float scores of the mask's shape; a neuron's is the sum over its row in each ``ffn_in`` and its column in ``ffn_out``.
 
     Biases are removed with their neuron but not scored: a criterion compares weights, and a bias has no input. Sums are taken
-    in float64, so that they do not depend on how a sum is split over threads.
+    in float64, so that rounding in thousands of additions does not decide between neurons.
     """
     function = pick(CRITERIA, group.config.criterion, f"{group.entry}.criterion").function
     weights = [piece for piece in group.pieces if piece.attribute == "weight"]
@@ -125,6 +125,8 @@ def _unstructured(model: Any, config: PruningConfig, entry: str, owners: Mapping
             continue
         piece = Piece(f"{name}.weight", module, "weight", "entry")
         found[id(module.weight)] = Group(name, entry, config, oriented(module).shape, config.sparsity, (piece,))
+    if not found:
+        raise RecipeError(f"{entry}: every one of {len(chosen)} projections shares its weight with what is no target.")
     return list(found.values())
 
 

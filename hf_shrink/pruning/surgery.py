@@ -1,7 +1,7 @@
 """From masks to a physically smaller model: a copy whose modules are cut, never a parameter resized in place."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,6 @@ from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import MismatchError
 from hf_shrink.families import FAMILIES, Family, named_layers
-from hf_shrink.pruning.config import PruningConfig, as_tuple
-from hf_shrink.pruning.structures import groups_of
 from hf_shrink.targets import Projection, oriented, projections
 
 
@@ -63,15 +61,6 @@ def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> Shrunk:
             )
     _say_width_in_config(small)
     return Shrunk(small, odd_shapes(small))
-
-
-def shrink_untrained(model: PreTrainedModel, configs: PruningConfig | Sequence[PruningConfig]) -> PreTrainedModel:
-    """A copy of the size that training with ``configs`` and shrinking will give; which neurons stay says nothing yet.
-
-    Meant for a model on the meta device, to plan with: same checks and errors as ``groups_of``.
-    """
-    cut = [group for group in groups_of(model, as_tuple(configs)) if group.config.structure == "ffn"]
-    return shrink(model, {group.name: torch.arange(group.shape.numel()) >= group.removed for group in cut}).model
 
 
 def odd_shapes(model: Any) -> dict[str, tuple[int, int]]:

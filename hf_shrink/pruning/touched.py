@@ -93,11 +93,8 @@ def touched(model: Any, configs: PruningConfig | Sequence[PruningConfig], total_
 
 def outline(model: Any, configs: PruningConfig | Sequence[PruningConfig]) -> PreTrainedModel:
     """A copy of ``model`` in the shapes that pruning would leave; which neurons stay means nothing. For models on meta."""
-    masks = {
-        group.name: torch.arange(group.shape.numel()).ge(group.removed).view(group.shape)
-        for group in groups_of(model, as_tuple(configs))
-    }
-    return shrink(model, masks).model
+    cut = [group for group in groups_of(model, as_tuple(configs)) if group.config.structure == "ffn"]
+    return shrink(model, {group.name: torch.arange(group.shape.numel()) >= group.removed for group in cut}).model
 
 
 def _row(group: Group) -> Touched:

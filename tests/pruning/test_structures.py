@@ -222,6 +222,16 @@ def test_a_weight_tied_to_what_is_no_target_is_refused_when_named_and_skipped_by
         groups_of(model, [ffn()])
 
 
+def test_default_targets_that_are_all_tied_elsewhere_are_refused():
+    """Nothing would be left to prune, and nobody would have said so."""
+    model = electra()
+    model.electra = nn.ModuleDict({"inside": nn.Linear(4, 4)})
+    model.classifier.outside = nn.Linear(4, 4)
+    model.classifier.outside.weight = model.electra["inside"].weight
+    with pytest.raises(RecipeError, match=r"pruning\.0: every one of 1 projections shares its weight"):
+        groups_of(model, [unstructured()])
+
+
 def test_a_quantised_model_is_refused():
     """Its integers are indices, not sizes: pruning them by magnitude is noise."""
     model = tiny.tiny_classifier("bert")

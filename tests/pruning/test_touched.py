@@ -7,7 +7,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.families import FAMILIES
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.oneshot import prune
-from hf_shrink.pruning.touched import touched
+from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.targets import projections
 from tests import tiny
 
@@ -64,3 +64,16 @@ def test_schedules_are_checked_only_where_the_length_of_the_training_is_known():
     assert touched(model, config).rows
     with pytest.raises(RecipeError, match=r"pruning\.0\.end_step: end_step 50 > 40 steps"):
         touched(model, config, total_steps=40)
+
+
+@pytest.mark.parametrize("name", tiny.FAMILIES)
+def test_outline_on_the_meta_device_has_the_shapes_of_the_real_thing(name):
+    """A plan that promises another size than the run delivers is worse than none."""
+    model = tiny.tiny_classifier(name)
+    with torch.device("meta"):
+        blank = type(model)(model.config)
+    configs = [FFN, attention_only(name)]
+    planned, real = outline(blank, configs), prune(model, configs)
+    assert {k: v.shape for k, v in planned.state_dict().items()} == {k: v.shape for k, v in real.state_dict().items()}
+    assert planned.config.to_dict() == real.config.to_dict() != model.config.to_dict()
+    assert all(parameter.is_meta for parameter in planned.parameters())
