@@ -32,7 +32,7 @@ def window_of(config: PruningConfig, total_steps: int, where: str) -> Window:
         RecipeError: the schedule would begin or end after training has; ``where`` is the entry, as in ``pruning.0``.
     """
     end_step = total_steps if config.end_step is None else config.end_step
-    if config.begin_step >= min(total_steps, end_step):
+    if config.begin_step >= total_steps:
         raise RecipeError(
             f"{where}.begin_step: schedule never fires: begin_step {config.begin_step} >= {total_steps} steps; lower it."
         )

@@ -26,8 +26,9 @@ def test_an_end_after_training_is_refused_with_the_sparsity_it_would_reach():
 @pytest.mark.parametrize("steps", [300, 299, 1])
 def test_a_begin_at_or_after_the_last_step_is_refused(steps):
     """The schedule never fires, and the run looks like any other."""
-    with pytest.raises(RecipeError, match=rf"schedule never fires: begin_step 300 >= {steps} steps"):
-        window_of(PruningConfig(sparsity=0.8, begin_step=300), steps, "pruning.0")
+    for words in ({}, {"end_step": 400}):
+        with pytest.raises(RecipeError, match=rf"schedule never fires: begin_step 300 >= {steps} steps"):
+            window_of(PruningConfig(sparsity=0.8, begin_step=300, **words), steps, "pruning.0")
 
 
 def test_interval_holds_the_sparsity_between_changes_but_not_at_the_end():
