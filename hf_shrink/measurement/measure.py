@@ -75,4 +75,7 @@ def _loaded(subject: Subject) -> Subject:
         return subject
     if not subject.folder.is_dir():
         raise MismatchError(f"{subject.folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
-    return subject if subject.model is not None else dataclasses.replace(subject, model=load(subject.folder))
+    if subject.model is not None:
+        return subject
+    model, missing = load(subject.folder)
+    return dataclasses.replace(subject, model=model, missing=missing)

@@ -105,7 +105,7 @@ def _measure(folder: Path, batch_size: int, length: int, threads: int) -> dict[s
     _import_what_it_needs(folder)
     _reset_peak()
     before = _resident("VmRSS")
-    model = load(folder)
+    model, _ = load(folder)
     with explained(f"running {folder.name}"), at_rest(model):
         model(**random_inputs(model, batch_size=batch_size, length=length))
     peak = max(_resident("VmHWM"), _resident("VmRSS"))

@@ -98,6 +98,12 @@ def quality(bench: Bench) -> list[list[Measurement]]:
 def _answers(subject: Subject, bench: Bench) -> Predictions | None:
     if subject.predictions is not None or subject.model is None or bench.dataset is None:
         return subject.predictions
+    if subject.missing:
+        names = ", ".join(subject.missing[:3])
+        raise MismatchError(
+            f"{subject.name}: {len(subject.missing)} weights are not in its folder ({names}), so transformers made them up.\n"
+            "Its quality would mean nothing: give a fine-tuned model, or leave the evaluation data out."
+        )
     tokenizer = bench.tokenizer if bench.tokenizer is not None else _tokenizer(subject)
     return judge(subject.model, bench.dataset, tokenizer, batch_size=max(bench.config.batch_sizes))
 

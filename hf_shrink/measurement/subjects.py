@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
+from hf_shrink.families import embedding_parameters
+from hf_shrink.finite import check_finite
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.quiet import quiet_loading
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Subject:
         model: a sequence classifier of transformers, in memory.
         folder: where that model is saved; bytes on disk and memory need it.
         predictions: its answers on the evaluation data; quality needs them.
+        missing: weights that the folder lacks and transformers made up: size and speed hold, quality would mean nothing.
     """
 
     name: str
@@ -32,6 +36,7 @@ class Subject:
     model: Any | None = None
     folder: Path | None = None
     predictions: Predictions | None = None
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,18 +56,23 @@ class Bench:
     tokenizer: Any | None = None
 
 
-def load(folder: Path) -> Any:
-    """The classifier in ``folder`` as any user of transformers would load it.
+def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
+    """The classifier in ``folder`` as any user of transformers would load it, and the names of weights it lacks.
 
     Raises:
         MismatchError: transformers cannot load the folder as a sequence classifier.
+        NonFiniteError: a weight is NaN or infinite.
     """
     from transformers import AutoModelForSequenceClassification
 
     if not folder.is_dir():
         raise MismatchError(f"{folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
-    with explained(f"loading {folder.name}"):
-        return AutoModelForSequenceClassification.from_pretrained(str(folder), local_files_only=True).eval()
+    with explained(f"loading {folder.name}"), quiet_loading():
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            str(folder), local_files_only=True, output_loading_info=True
+        )
+    check_finite(model, folder.name)
+    return model.eval(), tuple(sorted(found["missing_keys"]))
 
 
 @contextlib.contextmanager
@@ -104,8 +114,6 @@ def device_of(model: nn.Module) -> torch.device:
 
 def precision_of(model: nn.Module) -> str:
     """How most of the model's weights outside its embeddings are stored: one of ``PRECISIONS``."""
-    from hf_shrink.families import embedding_parameters
-
     embeddings = {id(p) for p in embedding_parameters(model).values()}
     stored: dict[str, int] = {}
     for parameter in model.parameters():

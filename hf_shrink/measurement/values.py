@@ -60,7 +60,7 @@ class Report(Config):
     @property
     def shown(self) -> str:
         """The title, or the name where there is none."""
-        return self.title or self.name
+        return self.title.strip() or self.name
 
     def find(self, name: str, **setting: object) -> Measurement | None:
         """The measurement called ``name`` at that setting, or None where it was not taken.

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from hf_shrink.errors import IntegrityError
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.measurement.markdown import cell, code, inline
+from hf_shrink.measurement.markdown import cell, clean, code, inline
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.values import Report
@@ -103,8 +103,8 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "reload": (report.get("reload") or {}).get("max_difference"),
         "recipe": _fenced(_yaml(recipe), "yaml") if recipe else None,
         "remarks": report.get("remarks") or [],
-        "license": given.get("license"),
-        "base_model": given.get("base_model"),
+        "license": clean(given.get("license") or ""),
+        "base_model": clean(given.get("base_model") or ""),
         "version": report.get("hf_shrink"),
         "environment": report.get("environment") or {},
         "data": report.get("data") or {},

@@ -18,7 +18,7 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
     recipe = report.get("recipe") or {}
     publishing = recipe.get("publishing") or {}
     dataset = str((recipe.get("data") or {}).get("dataset") or "")
-    base = publishing.get("base_model")
+    base = clean(publishing.get("base_model") or "")
     found = {
         "library_name": "transformers",
         "pipeline_tag": recipe.get("task"),
@@ -39,7 +39,8 @@ def title(report: Mapping[str, Any]) -> str:
     """The name that was given, else that of the output folder."""
     recipe = report.get("recipe") or {}
     given = (recipe.get("publishing") or {}).get("model_name")
-    return clean(given or last_name(str(recipe.get("output_dir") or "model")).removeprefix("local: ")) or "model"
+    folder = last_name(str(recipe.get("output_dir") or "")).removeprefix("local: ") if recipe.get("output_dir") else ""
+    return clean(given or "") or clean(folder) or "model"
 
 
 def hub_id(reference: str) -> bool:
@@ -54,7 +55,7 @@ def tags(recipe: Mapping[str, Any]) -> list[str]:
     done += ["pruned"] if recipe.get("pruning") else []
     done += _quantization(recipe)
     given = (recipe.get("publishing") or {}).get("tags") or []
-    return list(dict.fromkeys([*done, *(clean(tag) for tag in given)]))
+    return list(dict.fromkeys([*done, *filter(None, map(clean, given))]))
 
 
 def _quantization(recipe: Mapping[str, Any]) -> list[str]:
@@ -78,7 +79,8 @@ def _index(recipe: Mapping[str, Any], final: Report | None) -> list[dict[str, An
     data = recipe.get("data") or {}
     if not (metrics := _metrics(final)) or not recipe.get("task") or not data.get("dataset"):
         return []
-    name = clean(data["dataset"]).removeprefix("local: ").removeprefix("package:")
+    if not (name := clean(data["dataset"]).removeprefix("local: ").removeprefix("package:")):
+        return []
     dataset = {
         "name": name,
         "type": name,
@@ -93,12 +95,16 @@ def _index(recipe: Mapping[str, Any], final: Report | None) -> list[dict[str, An
 def _kept(found: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """Without what is empty; text as one clean line, in lists and mappings as well."""
     pairs = [(key, _plain(value)) for key, value in found.items()]
-    return [(key, value) for key, value in pairs if value not in (None, "", [], {})]
+    return [(key, value) for key, value in pairs if not _empty(value)]
+
+
+def _empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(_kept(value))
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain for item in value if not _empty(plain := _plain(item))]
     return clean(value) if isinstance(value, str) else value

