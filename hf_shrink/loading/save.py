@@ -1,0 +1,127 @@
+"""Write a model as a folder that loads with as little as it can: plain transformers wherever a stock config says it all."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
+from hf_shrink.files import files_below, sync
+from hf_shrink.loading.conversions import drop_quantizer_conversions
+from hf_shrink.loading.shapes import odd_shapes
+from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
+from hf_shrink.quantization.bitsandbytes import repacked
+from hf_shrink.quiet import quiet_loading
+
+Tier = Literal["stock", "plugin"]
+"""``stock``: plain transformers loads it. ``plugin``: after ``import hf_shrink``."""
+
+
+def save(
+    model: PreTrainedModel,
+    folder: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    shapes: Mapping[str, tuple[int, int]] | None = None,
+) -> Tier:
+    """Write config, weights and tokenizer; a file is in ``folder`` whole or not at all, and the config comes last.
+
+    Args:
+        model: with any shapes, quantised by bitsandbytes or not; it stays as it is.
+        folder: made where it is missing. Files of the same names are replaced.
+        tokenizer: saved beside the model.
+        shapes: what surgery says it left; compared with what is found on the model itself.
+
+    Returns:
+        The lowest tier that can express the model.
+
+    Raises:
+        IntegrityError: ``shapes`` is not what the model looks like, or its 4-bit weights can no longer be saved.
+        MismatchError: shapes that neither a stock config nor ours can say.
+        ResourceError: the disk is full or the folder cannot be written.
+    """
+    found = odd_shapes(model)
+    if shapes is not None and dict(shapes) != found:
+        wrong = sorted(set(shapes.items()) ^ set(found.items()))
+        raise IntegrityError(f"{folder.name}: the record of shapes is not the model's, first at {wrong[0][0]}.")
+    if layers := repacked(model):
+        raise IntegrityError(
+            f"{folder.name}: {len(layers)} 4-bit layers were repacked for the CPU, first {layers[0]}; they cannot be saved.\n"
+            "Save before the first forward pass, or quantise with hf_shrink, which keeps them as they are."
+        )
+    with _fresh(folder) as fresh, quiet_loading(), _stored_config(model, found):
+        model.save_pretrained(fresh)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(fresh)
+    return "plugin" if found else "stock"
+
+
+def record_shapes(model: PreTrainedModel) -> Tier:
+    """Write the shapes of ``model`` into its config, so that its own ``save_pretrained`` makes a folder that loads again."""
+    found = odd_shapes(model)
+    stored = _stored(model, found)
+    if stored is not None:
+        model.config.quantization_config = stored
+    elif hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    return "plugin" if found else "stock"
+
+
+def _stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]]) -> Any:
+    """The value of ``quantization_config`` in the saved config; None where there is none."""
+    existing = getattr(model.config, "quantization_config", None)
+    if isinstance(existing, ShrinkConfig):
+        existing = existing.bitsandbytes
+    if not shapes or existing is None:
+        return ShrinkConfig(shapes) if shapes else existing
+    options = existing if isinstance(existing, dict) else existing.to_dict()
+    method = getattr(options["quant_method"], "value", options["quant_method"])
+    if method != "bitsandbytes":
+        raise MismatchError(f"{METHOD} cannot store a model quantised by {method} in these shapes; use bitsandbytes.")
+    return ShrinkConfig(shapes, bitsandbytes=_plain(options))
+
+
+def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Without enums, which JSON would spell otherwise."""
+    return {key: getattr(value, "value", value) for key, value in options.items()}
+
+
+@contextmanager
+def _stored_config(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]]) -> Iterator[None]:
+    """The config as it is to be written; saving also turns ``config.dtype`` into text, so all of it is put back after."""
+    before = dict(vars(model.config))
+    conversions = drop_quantizer_conversions(model)
+    record_shapes(model)
+    try:
+        yield
+    finally:
+        vars(model.config).clear()
+        vars(model.config).update(before)
+        if conversions is not None:
+            setattr(model, "_weight_conversions", conversions)  # noqa: B010 - nn.Module types attributes as tensors
+
+
+@contextmanager
+def _fresh(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder``; what is in it at the end is synced and moved into ``folder``, a file at a time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise ResourceError(f"{folder.name}: cannot be written ({error.strerror}). Choose another folder.") from error
+    try:
+        yield fresh
+        written = [path.relative_to(fresh) for path in files_below(fresh)]
+        for name in sorted(written, key=lambda name: name.name == "config.json"):
+            sync(fresh / name)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (fresh / name).replace(folder / name)
+        sync(folder)
+    except OSError as error:
+        raise ResourceError(f"{folder.name}: not saved ({error.strerror or error}). Free some space and try again.") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

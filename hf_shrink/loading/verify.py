@@ -1,0 +1,112 @@
+"""Load what was saved and compare it with the model in memory: a difference is an error, not a warning."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_shrink.errors import IntegrityError
+from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
+from hf_shrink.quiet import quiet_loading
+
+
+@dataclass(frozen=True)
+class Reload:
+    """A folder that loads to the same model.
+
+    Attributes:
+        max_difference: largest absolute difference of any logit; 0.0, or ``verify`` would have raised.
+        num_tensors: weights that were compared bit by bit.
+    """
+
+    max_difference: float
+    num_tensors: int
+
+
+def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Reload:
+    """Load ``folder`` with ``from_pretrained`` of the model's class and compare every weight, then the logits.
+
+    Both run in eval mode, 4-bit layers without the CPU path that repacks them.
+
+    Args:
+        folder: what ``save`` wrote.
+        model: the model in memory; its training mode is put back.
+        inputs: one batch for its forward pass.
+
+    Raises:
+        IntegrityError: missing, unexpected or mismatched keys (up to ten are named), weights that differ, or logits that do.
+    """
+    again = _reload(folder, model)
+    num_tensors = _compare_weights(folder.name, model, again)
+    disable_cpu_repacking(model)
+    disable_cpu_repacking(again)
+    batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+    with _eval_mode(model), torch.no_grad():
+        # In float64: the difference of two bfloat16 numbers may itself round to zero.
+        difference = (model(**batch)[0].double() - again(**batch)[0].double()).abs().max().item()
+    if difference != 0.0:  # a NaN is different, too
+        raise IntegrityError(
+            f"{folder.name}: after loading, logits differ from the model in memory by up to {difference:.3g}, not 0.0."
+        )
+    return Reload(difference, num_tensors)
+
+
+def _reload(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
+    loader: Any = type(model)  # with output_loading_info it returns a pair, which its type hint does not say
+    try:
+        with quiet_loading():
+            again, info = loader.from_pretrained(
+                folder,
+                device_map={"": model.device},
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # so that every key arrives in the report
+                output_loading_info=True,
+            )
+    except (OSError, RuntimeError, SafetensorError, KeyError) as error:
+        raise IntegrityError(f"{folder.name}: what was saved does not load: {str(error).strip().splitlines()[0]}") from error
+    wrong = {
+        "missing": sorted(info["missing_keys"]),
+        "unexpected": sorted(info["unexpected_keys"]),
+        "of another shape": sorted(key for key, *_ in info["mismatched_keys"]),
+    }
+    keys = [key for group in wrong.values() for key in group]
+    if keys:
+        counts = ", ".join(f"{len(group)} {kind}" for kind, group in wrong.items())
+        more = f", ... ({len(keys) - 10} more)" if len(keys) > 10 else ""
+        raise IntegrityError(f"{folder.name}: weights do not fit the saved config: {counts}.\n{', '.join(keys[:10])}{more}")
+    assert isinstance(again, PreTrainedModel)
+    return again
+
+
+def _compare_weights(where: str, model: PreTrainedModel, again: PreTrainedModel) -> int:
+    """Logits of one batch say nothing of the words that are not in it."""
+    theirs: dict[str, Any] = again.state_dict()
+    ours: dict[str, Any] = model.state_dict()
+    differ = [name for name, tensor in ours.items() if name not in theirs or not _equal(tensor, theirs[name])]
+    if differ or ours.keys() != theirs.keys():
+        names = differ or sorted(theirs.keys() - ours.keys())
+        raise IntegrityError(f"{where}: {len(names)} weights are not the same after loading, first {names[0]}.")
+    return len(ours)
+
+
+def _equal(ours: Tensor, theirs: Tensor) -> bool:
+    # bitsandbytes rounds the biases of 4-bit layers in place, to the precision it computes in.
+    return ours.shape == theirs.shape and torch.equal(ours, theirs.to(ours.dtype))
+
+
+@contextmanager
+def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
+    training = model.training
+    model.eval()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        model.train(training)
