@@ -1,0 +1,300 @@
+"""The recipe as a whole. What these prevent: a typo that is ignored, a problem found late, a saved recipe of another run."""
+
+import re
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hf_shrink.errors import RecipeError, SecurityError, ShrinkError
+from hf_shrink.recipe import STARTER, Recipe
+
+MINIMAL = """\
+version: 1
+task: text-classification
+model: org/base
+output_dir: runs/x
+data: {dataset: org/reviews}
+"""
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_text(MINIMAL + text, overrides=overrides)
+    return str(caught.value)
+
+
+def test_the_minimal_recipe_has_the_defaults_of_its_sections():
+    recipe = Recipe.from_text(MINIMAL)
+    assert (recipe.seed, recipe.teacher, recipe.pruning, recipe.training) == (0, None, (), {})
+    assert recipe.data.train_split == "train"
+    assert recipe.measurement.batch_sizes == (1, 32)
+
+
+def test_every_problem_is_told_at_once_each_at_its_line():
+    """One problem a run makes a recipe with five mistakes take five runs."""
+    text = (
+        "pruning:\n"  # line 6
+        "- sparcity: 0.5\n"
+        "  sparsity: 1.0\n"
+        "teecher: {}\n"
+        "training: {learning_rate: 1_000, output_dir: x}\n"
+        "seed: 1\n"
+        "seed: 2\n"
+        "student: {start: teacher}\n"
+    )
+    lines = refusal(text).splitlines()
+    assert [re.match(r"recipe.yaml:(\d+:\d+): ([\w.]+): ", line).groups() for line in lines] == [
+        ("7:3", "pruning.0.sparcity"),
+        ("8:3", "pruning.0.sparsity"),
+        ("9:1", "teecher"),
+        ("10:12", "training.learning_rate"),
+        ("10:34", "training.output_dir"),
+        ("12:1", "seed"),
+        ("13:11", "student.start"),
+    ]
+    assert "Did you mean 'sparsity'?" in lines[0]
+    assert "Did you mean 'teacher'?" in lines[2]
+    assert "expected float, got string '1_000'" in lines[3]
+    assert "'seed' set twice (lines 11 and 12)" in lines[5]
+
+
+@pytest.mark.parametrize("value", ["1.0", "-0.1", "1.5", ".nan", ".inf", '"0.5"', "true"])
+def test_a_sparsity_outside_its_range_is_refused(value: str):
+    """A layer pruned to nothing trains on without an error."""
+    assert "6:12: pruning.0.sparsity: must be a number in [0, 1)" in refusal(f"pruning: [{{sparsity: {value}}}]")
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("alpha: 1.5", "distillation.alpha: must be a number in [0, 1], got 1.5"),
+        ("alpha: -0.1", "distillation.alpha: must be a number in [0, 1], got -0.1"),
+        ("alpha: .nan", "distillation.alpha: must be a number in [0, 1], got nan"),
+        ("losses: [{temperature: 0}]", "distillation.losses.0.temperature: must be a number above 0, got 0"),
+        ("losses: [{temperature: .nan}]", "distillation.losses.0.temperature: must be a number above 0, got nan"),
+        ("losses: []", "distillation.losses: must not be empty"),
+        ("losses: [{loss: forward_k}]", "loss: unknown name 'forward_k'. Did you mean 'forward_kl'?"),
+    ],
+)
+def test_distillation_outside_its_ranges_is_refused(loss: str, message: str):
+    """A temperature of zero is a NaN loss, logged as 0.0."""
+    assert message in refusal(
+        f"teacher: {{model: t}}\ndistillation: {{losses: [{{}}], {loss}}}".replace("losses: [{}], losses", "losses")
+    )
+
+
+@pytest.mark.parametrize("window", ["begin_step: 500, end_step: 500", "begin_step: 600, end_step: 500"])
+def test_a_schedule_that_never_fires_is_refused(window: str):
+    assert "pruning.0: schedule never fires" in refusal(f"pruning: [{{sparsity: 0.5, {window}}}]")
+    assert "begin_step: must be a whole number of at least 0" in refusal("pruning: [{sparsity: 0.5, begin_step: -1}]")
+
+
+def test_a_field_of_either_type_has_one_problem():
+    """Pydantic reports a union once a member, with names of its own in the path."""
+    line = refusal("student: {layers: six}")
+    assert line == "recipe.yaml:6:11: student.layers: must be a whole number or a list, got 'six'"
+    assert "student.layers.1: must be a whole number, got 'b'" in refusal("student: {layers: [0, b]}")
+
+
+@pytest.mark.parametrize("text", ["- a", "text", "3"])
+def test_a_recipe_is_a_mapping(text: str):
+    with pytest.raises(RecipeError, match=r"recipe.yaml:1:1: not valid YAML for a recipe"):
+        Recipe.from_text(text)
+
+
+def test_a_tag_keeps_its_exit_code():
+    with pytest.raises(SecurityError) as caught:
+        Recipe.from_text(MINIMAL + "seed: !!python/name:os.system\n")
+    assert caught.value.code == 6
+
+
+def test_at_most_twenty_problems_are_listed():
+    lines = refusal("".join(f"key{i}: 1\n" for i in range(50))).splitlines()
+    assert len(lines) == 21
+    assert lines[-1] == "... and at least 30 more problems."
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "".join(f"datase{i}: 1\n" for i in range(4900)),
+        "training:\n" + "".join(f" learning_rat{i}: 1\n" for i in range(4900)),
+        "pruning:\n" + "- {sparcity: 1}\n" * 2400,
+        "pruning:\n" + "- {sparsity: 0.1, target_modules: [a]}\n" * 1400,
+        "distillation: {losses: [" + "{loss: forward_k}," * 2400 + "]}",
+    ],
+    ids=lambda text: text[:12],
+)
+def test_thousands_of_problems_take_moments(text: str):
+    assert len(refusal(text)) < 6000
+
+
+def test_what_a_terminal_would_act_on_is_escaped():
+    message = refusal('"\\e[31m\\n": 1')
+    assert message.isprintable()
+    assert message.startswith("recipe.yaml:6:1: ")
+
+
+def test_reading_a_file_names_it_without_its_folder(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(MINIMAL + "sede: 1\n")
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_yaml(path)
+    assert str(caught.value).startswith("mine.yaml:6:1: sede: unknown key 'sede'. Did you mean 'seed'?")
+    assert str(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("none.yaml", "none.yaml: no such file"), ("", "not a regular file"), ("x" * 5000, "File name too long")],
+)
+def test_a_path_that_is_no_file_is_refused(tmp_path: Path, path: str, message: str):
+    """Opening a pipe would wait for ever, and /dev/zero never ends."""
+    with pytest.raises(RecipeError, match=message):
+        Recipe.from_yaml(tmp_path / path)
+    with pytest.raises(RecipeError, match="not a regular file"):
+        Recipe.from_yaml("/dev/zero")
+
+
+def test_a_file_above_the_limit_is_not_read(tmp_path: Path):
+    path = tmp_path / "big.yaml"
+    path.write_bytes(b"#" * (256 * 1024 + 1))
+    with pytest.raises(RecipeError, match="256 KiB"):
+        Recipe.from_yaml(path)
+
+
+def test_a_file_reads_as_its_text(tmp_path: Path):
+    path = tmp_path / "r.yaml"
+    path.write_text(STARTER, encoding="utf-8")
+    assert Recipe.from_yaml(path) == Recipe.from_text(STARTER)
+
+
+def test_a_recipe_built_in_python_is_checked_as_strictly():
+    sections = {"version": 1, "task": "text-classification", "model": "m", "output_dir": "o", "data": {"dataset": "d"}}
+    assert Recipe(**sections) == Recipe.from_text(MINIMAL, overrides=["model=m", "output_dir=o", "data.dataset=d"])
+    with pytest.raises(RecipeError, match=r"training.hub_token: not set here"):
+        Recipe(**sections, training={"hub_token": "secret"})
+
+
+def test_the_starter_is_a_whole_recipe():
+    """`init` must not write a file that `run` refuses."""
+    recipe = Recipe.from_text(STARTER)
+    assert recipe.teacher is not None
+    assert recipe.training["learning_rate"] == 5e-5
+
+
+def test_importing_it_and_its_schema_leave_torch_alone():
+    """`hf-shrink schema` and `--help` would take seconds."""
+    code = "import sys; from hf_shrink.recipe import Recipe; Recipe.json_schema(); Recipe.reference_markdown(); "
+    code += "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_the_schema_explains_every_key():
+    """An editor shows these texts; the README's reference is made of them."""
+    schema = Recipe.json_schema()
+    for name, section in {"Recipe": schema, **schema["$defs"]}.items():
+        for key, value in section["properties"].items():
+            inner = re.findall(r"#/\$defs/(\w+)", str(value))
+            described = value.get("description") or (inner and schema["$defs"][inner[0]].get("description"))
+            assert described, f"{name}.{key}"
+
+
+def test_digest_ignores_how_a_recipe_is_written_and_nothing_else():
+    one = Recipe.from_text(MINIMAL)
+    other = Recipe.from_text("seed: 0  # the default\n" + MINIMAL + "measurement: {batch_sizes: [1, 32]}\n")
+    assert one.digest() == other.digest()
+    assert len(one.digest()) == 64
+    assert one.digest() != Recipe.from_text(MINIMAL, overrides=["seed=1"]).digest()
+    assert one.difference(other) == ""
+    assert one.changed_keys(other) == []
+
+
+def test_difference_names_what_changed():
+    before = Recipe.from_text(MINIMAL + "pruning: [{sparsity: 0.5, end_step: 100}]\n")
+    now = Recipe.from_text(MINIMAL + "pruning: [{sparsity: 0.5, end_step: 200}]\nquantization: {bits: 4}\n")
+    assert before.changed_keys(now)[0] == "pruning.0.end_step"
+    assert {key.split(".")[0] for key in before.changed_keys(now)} == {"pruning", "quantization"}
+    lines = before.difference(now).splitlines()
+    assert {"-  end_step: 100", "+  end_step: 200", "+  bits: 4"} <= set(lines)
+
+
+_NAMES = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=12).filter(
+    lambda text: "${" not in text and "{{" not in text and not text.startswith("package:")
+)
+_FRACTION = st.floats(0, 1, exclude_max=True)
+_ENTRIES = st.fixed_dictionaries(
+    {"sparsity": _FRACTION, "exclude_modules": st.lists(_NAMES, min_size=1, max_size=2)},
+    optional={
+        "begin_step": st.integers(0, 10),
+        "end_step": st.none() | st.integers(11, 10**6),
+        "schedule": st.sampled_from(["cubic", "linear", "constant"]),
+        "interval": st.integers(1, 100),
+        "target_modules": st.lists(_NAMES, max_size=3),
+    },
+)
+_LOSSES = st.fixed_dictionaries(
+    {}, optional={"temperature": st.floats(1e-9, 1e9), "weight": st.floats(0, 1e300), "loss": st.just("reverse_kl")}
+)
+_SECTIONS = st.fixed_dictionaries(
+    {
+        "version": st.just(1),
+        "task": st.just("text-classification"),
+        "model": _NAMES,
+        "output_dir": _NAMES,
+        "data": st.fixed_dictionaries({"dataset": _NAMES}, optional={"text_column": st.text("1e-.0oxny~", max_size=6)}),
+        "teacher": st.fixed_dictionaries({"model": _NAMES}),
+        "distillation": st.fixed_dictionaries({"losses": st.lists(_LOSSES, min_size=1, max_size=3)}),
+    },
+    optional={
+        "seed": st.integers(0, 2**32 - 1),
+        "student": st.fixed_dictionaries({}, optional={"layers": st.integers(1, 20) | st.lists(st.integers(), max_size=3)}),
+        "pruning": st.lists(_ENTRIES, max_size=3),
+        "training": st.fixed_dictionaries(
+            {}, optional={"learning_rate": st.floats(1e-12, 1.0), "max_steps": st.integers(-1, 10**9), "run_name": _NAMES}
+        ),
+        "quantization": st.sampled_from([None, {"bits": 4, "quant_type": "fp4"}, {"bits": 16, "dtype": "bfloat16"}]),
+        "publishing": st.fixed_dictionaries({}, optional={"tags": st.lists(_NAMES, max_size=3), "license": st.none() | _NAMES}),
+    },
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(_SECTIONS)
+def test_a_recipe_survives_being_written_and_read(sections: dict):
+    """The recipe beside the model has to give the same model again."""
+    recipe = Recipe(**sections)
+    again = Recipe.from_text(recipe.to_yaml())
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+    assert again.to_yaml() == recipe.to_yaml()
+
+
+_LINES = STARTER.splitlines()
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, len(STARTER) - 1), st.text("{}[]:,-?&*!|>%@#'\" \n\t0a~.", max_size=4), st.integers(0, 5))
+def test_a_damaged_recipe_is_read_or_refused_at_a_line_that_exists(at: int, put: str, cut: int):
+    """No error of another library, and no line number beyond the file."""
+    text = STARTER[:at] + put + STARTER[at + cut :]
+    try:
+        Recipe.from_text(text)
+    except ShrinkError as error:
+        for line in str(error).splitlines():
+            if not line.startswith("..."):
+                number = int(re.match(r"recipe.yaml:(\d+):\d+: ", line)[1])
+                assert 1 <= number <= len(text.splitlines()) + 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_after_a_recipe_raise_nothing_but_our_errors(tail: bytes):
+    with suppress(RecipeError, SecurityError):
+        Recipe.from_text((MINIMAL.encode() + tail).decode("utf-8", errors="surrogateescape"))
