@@ -25,20 +25,23 @@ from hf_shrink.models.reference import check_source, is_local, shown
 from hf_shrink.quiet import quiet_loading
 
 
-def load_tokenizer(reference: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(reference: str, *, revision: str | None = None, download: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; one without a padding token (GPT-2, Llama) pads with its end-of-text token.
 
     Args:
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
         revision: commit, tag or branch on the Hub.
+        download: False looks at this machine alone.
 
     Raises:
-        ResourceError: not there, not cached while offline, or it needs a package that is missing.
+        ResourceError: not there, not cached and not to be had, or it needs a package that is missing.
         SecurityError: it would run code of its own, or the reference leaves its package.
     """
     source = check_source(reference, revision)
     with _explained(f"tokenizer of {shown(reference)}", revision):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=False)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False, local_files_only=not download
+        )
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -53,6 +56,7 @@ def config_of(
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
         revision: commit, tag or branch on the Hub.
         label_names: classes for a new head; None leaves the config's own.
+        download: whether it may come from the Hub.
         download: whether a config that is not in the cache may be fetched.
 
     Raises:

@@ -28,7 +28,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
         "import transformers.quantizers; import hf_shrink",
         "import hf_shrink.loading.quantizer",
         "import hf_shrink, importlib, sys; importlib.reload(hf_shrink); del sys.modules['hf_shrink']; import hf_shrink;"
-        "import transformers.quantizers; importlib.reload(hf_shrink); importlib.reload(sys.modules['hf_shrink.loading.quantizer'])",
+        "import transformers.quantizers; importlib.reload(hf_shrink);"
+        "importlib.reload(sys.modules['hf_shrink.loading.quantizer'])",
     ],
 )
 def test_every_import_order_registers_once_and_leaves_no_hook_behind(order):

@@ -154,6 +154,20 @@ def test_what_is_not_cached_is_named_while_offline(load):
         load("some-org/some-model")
 
 
+@pytest.mark.parametrize("load", [config_of, lambda r: load_tokenizer(r, download=False)])
+def test_a_plan_asks_the_network_for_nothing(load, monkeypatch: pytest.MonkeyPatch):
+    """Also while the Hub could be reached."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+
+    def connect(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", connect)
+    monkeypatch.setattr("socket.getaddrinfo", connect)
+    with pytest.raises(ResourceError, match="not in the cache"):
+        load("some-org/some-model")
+
+
 def test_an_empty_folder_is_not_a_model(tmp_path: Path):
     with pytest.raises(ResourceError, match=r"no config\.json"):
         config_of(str(tmp_path))

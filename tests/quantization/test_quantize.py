@@ -14,8 +14,8 @@ from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError, Resour
 from hf_shrink.quantization.backend import BACKENDS
 from hf_shrink.quantization.bitsandbytes import repacked, store
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.quantize import quantize
 from hf_shrink.targets import oriented
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
 
