@@ -18,6 +18,7 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
     recipe = report.get("recipe") or {}
     publishing = recipe.get("publishing") or {}
     dataset = str((recipe.get("data") or {}).get("dataset") or "")
+    from_files = any(str(key).startswith("sha256") for key in report.get("data") or {})  # a folder may be called owner/name
     base = clean(publishing.get("base_model") or "")
     found = {
         "library_name": "transformers",
@@ -26,10 +27,10 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
         "language": publishing.get("language"),
         "base_model": base,
         "base_model_relation": ("quantized" if _quantization(recipe) else "finetune") if base else None,
-        "datasets": [dataset] if hub_id(dataset) else None,
+        "datasets": [dataset] if hub_id(dataset) and not from_files else None,
         "tags": tags(recipe),
         "metrics": list(dict.fromkeys(metric["type"] for metric in _metrics(final))),
-        "model-index": _index(recipe, final),
+        "model-index": _index(report, final),
         "hf_shrink": {"version": report.get("hf_shrink"), "recipe_sha256": report.get("recipe_sha256")},
     }
     return dict(_kept(found))
@@ -75,7 +76,8 @@ def _metrics(final: Report | None) -> list[dict[str, Any]]:
     ]
 
 
-def _index(recipe: Mapping[str, Any], final: Report | None) -> list[dict[str, Any]]:
+def _index(report: Mapping[str, Any], final: Report | None) -> list[dict[str, Any]]:
+    recipe = report.get("recipe") or {}
     data = recipe.get("data") or {}
     if not (metrics := _metrics(final)) or not recipe.get("task") or not data.get("dataset"):
         return []
@@ -86,10 +88,10 @@ def _index(recipe: Mapping[str, Any], final: Report | None) -> list[dict[str, An
         "type": name,
         "config": data.get("subset"),
         "split": data.get("test_split") or data.get("validation_split"),
-        "revision": data.get("revision"),
+        "revision": (report.get("data") or {}).get("revision") or data.get("revision"),  # the commit that was read
     }
     result = {"task": {"type": recipe["task"]}, "dataset": dict(_kept(dataset)), "metrics": metrics}
-    return [{"name": title({"recipe": recipe}), "results": [result]}]
+    return [{"name": title(report), "results": [result]}]
 
 
 def _kept(found: Mapping[str, Any]) -> list[tuple[str, Any]]:

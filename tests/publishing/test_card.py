@@ -132,6 +132,8 @@ def test_a_local_dataset_is_no_hub_dataset():
     data["recipe"]["data"]["dataset"] = "/home/somebody/texts.csv"
     head = ModelCard(render(data)).data.to_dict()
     assert "datasets" not in head and head["model-index"][0]["results"][0]["dataset"]["name"] == "texts.csv"
+    files = report(data={"dataset": "glue", "sha256 of train.csv": "ab"})
+    assert "datasets" not in ModelCard(render(files)).data.to_dict(), "a folder called nyu-mll/glue"
     assert [hub_id(x) for x in ("a/b", "imdb", "data/x.csv", "package:x", "a/b/c", "../a")] == [True] + [False] * 5
 
 
