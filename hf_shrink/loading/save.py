@@ -10,7 +10,7 @@ from typing import Any, Literal
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
-from hf_shrink.files import files_below, sync
+from hf_shrink.files import files_below, share, sync
 from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.shapes import odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
@@ -117,6 +117,7 @@ def _fresh(folder: Path) -> Iterator[Path]:
         yield fresh
         written = [path.relative_to(fresh) for path in files_below(fresh)]
         for name in sorted(written, key=lambda name: name.name == "config.json"):
+            share(fresh / name)
             sync(fresh / name)
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).replace(folder / name)

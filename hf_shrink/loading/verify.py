@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import IntegrityError
+from hf_shrink.errors import IntegrityError, ShrinkError
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
 from hf_shrink.quiet import quiet_loading
 
@@ -70,7 +70,9 @@ def _reload(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
                 ignore_mismatched_sizes=True,  # so that every key arrives in the report
                 output_loading_info=True,
             )
-    except (OSError, RuntimeError, SafetensorError, KeyError) as error:
+    except ShrinkError:
+        raise
+    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise IntegrityError(f"{folder.name}: what was saved does not load: {str(error).strip().splitlines()[0]}") from error
     wrong = {
         "missing": sorted(info["missing_keys"]),

@@ -17,7 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError, ShrinkError
 from hf_shrink.finite import check_finite
 from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
@@ -178,18 +178,18 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
     """Errors of the libraries below become ours: what failed and one thing to do, without their paths and addresses."""
     try:
         yield
+    except ShrinkError:
+        raise
     except SafetensorError as error:
         raise IntegrityError(f"{what}: its weights file is damaged ({error}). Download or copy it again.") from error
     except ImportError as error:
-        raise ResourceError(f"{what}: a package is missing: {str(error).strip().splitlines()[0]}") from error
+        raise ResourceError(f"{what}: a package is missing: {_first_line(error)}") from error
     except OSError as error:
         raise ResourceError(f"{what}: {_reason(error, revision)}") from error
     except (ValueError, KeyError, RuntimeError) as error:
         if "trust_remote_code" in str(error):
             raise SecurityError(f"{what}: it needs code from its own repository, which hf_shrink never runs.") from error
-        if isinstance(error, ValueError | KeyError) and not isinstance(error, MismatchError):
-            raise MismatchError(f"{what}: {shown(str(error).strip().splitlines()[0])[1:-1]}") from error
-        raise
+        raise MismatchError(f"{what}: {_first_line(error)}") from error
 
 
 def _reason(error: BaseException, revision: str | None) -> str:
@@ -208,4 +208,9 @@ def _reason(error: BaseException, revision: str | None) -> str:
         return "not in the cache, and the Hub is off or out of reach. Download it once while online, or name a folder."
     if "safetensors" in str(error):
         return "no model.safetensors in it; other formats can run code and are not read. Convert it to safetensors."
-    return shown(str(error).strip().splitlines()[0])[1:-1]
+    return _first_line(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].replace(str(Path.home()), "~")

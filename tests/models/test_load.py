@@ -201,6 +201,19 @@ def test_a_model_with_code_of_its_own_is_refused(folder: Path):
         config_of(str(folder))
 
 
+def test_a_model_type_that_transformers_does_not_know_is_a_mismatch(folder: Path):
+    edit_config(folder, model_type="brand-new")
+    with pytest.raises(MismatchError, match="brand-new"):
+        config_of(str(folder))
+
+
+def test_a_bad_record_of_shapes_keeps_its_own_error(folder: Path):
+    """Wrapped in another kind of error, it would leave with another exit code."""
+    edit_config(folder, quantization_config={"quant_method": "hf_shrink", "shapes": {"nowhere": [1, 2]}})
+    with pytest.raises(IntegrityError, match="'nowhere'"):
+        load_classifier(str(folder), new_head=False)
+
+
 def test_attention_code_from_the_hub_is_refused(folder: Path):
     edit_config(folder, attn_implementation="some-org/some-kernel")
     with pytest.raises(SecurityError, match="code from the Hub"):
