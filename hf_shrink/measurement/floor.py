@@ -24,7 +24,7 @@ def tfidf(train: Any, test: Any) -> Predictions:
     """Logistic regression on TF-IDF of words, pairs of words and pieces of 3 to 5 letters.
 
     Words keep single letters and digits (codes and sizes carry meaning); pieces see inside rare words. Of many texts,
-    pieces that occur once are left out: they cost half of the time and change nothing.
+    pieces that occur once are left out: they cost about half of the time and hardly ever decide.
     """
     try:
         from sklearn.feature_extraction.text import TfidfVectorizer
