@@ -89,7 +89,7 @@ def _csv(file: Path, text_columns: list[str], label_column: str, *, tabs: bool =
     return _checked(
         pa.csv.read_csv(
             file,
-            read_options=pa.csv.ReadOptions(block_size=min(size + 1, 2**31 - 1)),  # one block: types come from every row
+            read_options=pa.csv.ReadOptions(block_size=min(size + 1, 2**31 - 1)),  # one block: a row may be long
             # Tab-separated values know no quotes: a text may begin with one, and must not swallow the rows that follow.
             parse_options=pa.csv.ParseOptions(
                 delimiter="\t" if tabs else ",", quote_char=False if tabs else '"', newlines_in_values=not tabs

@@ -66,6 +66,13 @@ def test_label_types_come_from_every_row(tmp_path: Path):
     assert read(path)["label"][-2:] == ["1", "unknown"]
 
 
+def test_a_row_may_be_as_long_as_it_likes(tmp_path: Path):
+    """The CSV reader works in blocks of a megabyte unless told otherwise, and stops at a longer row."""
+    path = tmp_path / "d.csv"
+    path.write_text(f"text,label\nshort,0\n{'long ' * 600_000},1\n")
+    assert [len(text) for text in read(path)["text"]] == [5, 3_000_000]
+
+
 def test_class_names_stored_in_parquet_survive(tmp_path: Path):
     features = Features({"text": Value("string"), "label": ClassLabel(names=["bad", "good"])})
     Dataset.from_dict({"text": ["a", "b"], "label": [1, 0]}, features=features).to_parquet(tmp_path / "d.parquet")
