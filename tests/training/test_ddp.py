@@ -1,0 +1,62 @@
+"""Two processes train one model."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.training.ddp_worker import RUNS, trainer
+from tests.training.runs import gradient_norms
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory):
+    """What each of two gloo ranks found."""
+    folder = tmp_path_factory.mktemp("ddp")
+    launch = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
+    done = subprocess.run(
+        [sys.executable, "-m", *launch, "-m", "tests.training.ddp_worker", str(folder)],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-5000:]
+    return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("family", sorted(RUNS))
+def test_ranks_end_with_equal_weights(family, ranks):
+    """Equal masks are not enough: the weights under them may drift apart."""
+    assert ranks[0][family]["digest"] == ranks[1][family]["digest"]
+    assert ranks[0]["whole"] == ranks[1]["whole"]
+
+
+@pytest.mark.parametrize("family", sorted(RUNS))
+def test_two_ranks_take_the_steps_of_one(family, ranks, tmp_path):
+    """The stock Trainer multiplies gradient and evaluation loss of classification heads by the number of ranks."""
+    alone = trainer(family, tmp_path, world=1, dropout=False, eval_strategy="steps", eval_steps=5)
+    with gradient_norms(alone) as norms:
+        alone.train()
+    logs = alone.state.log_history
+    assert ranks[0][family]["norms"] == pytest.approx(norms, rel=1e-3) and len(norms) == 5
+    assert ranks[0][family]["loss"] == pytest.approx([e["loss"] for e in logs if "loss" in e], rel=1e-3)
+    assert ranks[0][family]["kl"] == pytest.approx([e["loss/forward_kl"] for e in logs if "loss/forward_kl" in e], rel=1e-2)
+    assert ranks[0][family]["eval"] == pytest.approx([e["eval_loss"] for e in logs if "eval_loss" in e], rel=2e-2)
+
+
+def test_a_resumed_run_of_two_ranks_is_equal_bit_for_bit(ranks):
+    """Each rank has random numbers of its own: a checkpoint with those of one rank resumes another run."""
+    assert ranks[0]["whole"] == ranks[0]["again"] == ranks[1]["again"]
+    assert {"rng_state_0.pth", "rng_state_1.pth", "checkpoint_manifest.json"} <= set(ranks[0]["files"])
