@@ -100,7 +100,8 @@ class DurableTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
         except OSError as error:
-            raise ResourceError(f"{name} could not be written: {error.strerror}. {self.last_checkpoint()}") from None
+            self._is_staging = False
+            raise ResourceError(f"{name} could not be written: {error.strerror}.\n{self.last_checkpoint()}") from None
         finally:
             self._is_staging = False
         if self.state.best_model_checkpoint == str(staged):

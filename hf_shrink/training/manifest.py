@@ -1,5 +1,6 @@
 """What a checkpoint holds: every file with its size and sha256, and the optimizer step it belongs to."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,11 @@ def _read(folder: Path) -> dict[str, Any] | str:
     if not intact:
         return f"{MANIFEST}: damaged"
     if folder.name != f"checkpoint-{manifest['step']}":
-        return f"{MANIFEST}: written for step {manifest['step']}"
+        return f"{MANIFEST}: written for checkpoint-{manifest['step']}"
     return manifest
 
 
 def _render(content: dict[str, Any]) -> str:
     """One text for one content, closed by its own sha256, so that a single changed bit shows."""
-    from hashlib import sha256 as digest
-
     body = json.dumps(content, indent=1, sort_keys=True)
-    return json.dumps({**content, "digest": digest(body.encode()).hexdigest()}, indent=1, sort_keys=True) + "\n"
+    return json.dumps({**content, "digest": hashlib.sha256(body.encode()).hexdigest()}, indent=1, sort_keys=True) + "\n"

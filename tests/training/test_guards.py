@@ -1,13 +1,16 @@
 """What stops a training before it does harm."""
 
 import collections
+import errno
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 
 from hf_shrink.errors import NonFiniteError, ResourceError
 from hf_shrink.training import space
+from hf_shrink.training.manifest import first_fault
 from tests.training.runs import model_for, same, trainer_for, weights
 
 
@@ -109,3 +112,31 @@ def test_as_many_checkpoints_are_expected_as_a_run_leaves(words, kept, tmp_path)
     trainer.train()
     assert len(list(tmp_path.glob("checkpoint-*"))) == kept
     assert space.checkpoints_kept(trainer.args, max_steps=trainer.state.max_steps, save_steps=trainer.state.save_steps) == kept
+
+
+def test_a_disk_that_fills_up_while_saving_is_named_and_leaves_the_older_checkpoint(tmp_path):
+    """Half a checkpoint under its final name is taken for a whole one."""
+    trainer = trainer_for("bert", "classification", tmp_path, save_strategy="steps", save_steps=2)
+    inner = trainer._save_rng_state
+
+    def full(folder):
+        if trainer.state.global_step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        inner(folder)
+
+    trainer._save_rng_state = full
+    with pytest.raises(ResourceError, match=r"checkpoint-4 could not be written: No space left on device\.\n.*checkpoint-2\."):
+        trainer.train()
+    again = trainer_for("bert", "classification", tmp_path, save_strategy="steps", save_steps=2)
+    again.train(resume_from_checkpoint=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+
+
+def test_a_checkpoint_is_pushed_under_its_final_name_once_it_is_whole(tmp_path, monkeypatch):
+    """An upload that runs while the folder is renamed sends half of it."""
+    pushed = []
+    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda _, folder: pushed.append((folder, first_fault(Path(folder)))))
+    trainer = trainer_for("bert", "classification", tmp_path, save_strategy="steps", save_steps=3)
+    trainer.args.push_to_hub = True
+    trainer.train()
+    assert pushed == [(str(tmp_path / f"checkpoint-{step}"), None) for step in (3, 6)]

@@ -50,7 +50,7 @@ def test_a_whole_folder_under_another_step_is_refused(tmp_path):
     """A copy of an older checkpoint, renamed, is whole in itself."""
     saved(tmp_path, 5)
     shutil.copytree(tmp_path / "checkpoint-5", tmp_path / "checkpoint-9")
-    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-5", [f"checkpoint-9: {MANIFEST}: written for step 5"])
+    assert newest_whole(tmp_path) == (tmp_path / "checkpoint-5", [f"checkpoint-9: {MANIFEST}: written for checkpoint-5"])
 
 
 def test_rotation_goes_by_step_not_by_date_and_spares_the_best(tmp_path):
