@@ -160,6 +160,23 @@ def test_classes_in_another_order_are_brought_into_the_students(tmp_path):
     assert trainer.state.log_history[0]["loss"] > 1e-4
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_language_model_is_taught_the_next_token(family, tmp_path):
+    """Off by one position, the student learns to repeat what it has just read."""
+    student, teacher = (model_for(family, "lm", seed=seed, dropout=False) for seed in (0, 5))
+    more = taught(copy.deepcopy(teacher), alpha=1.0, losses=(LossTerm(),))
+    trainer = trainer_for(family, "lm", tmp_path, model=student, more=more, learning_rate=0.0, max_steps=1)
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        ours, theirs = (
+            model.eval()(batch["input_ids"], batch["attention_mask"]).logits.log_softmax(-1) for model in (student, teacher)
+        )
+    each = (theirs.exp() * (theirs - ours)).sum(-1)
+    by_hand = torch.cat([row[:length] for row, length in zip(each, batch["attention_mask"].sum(1) - 1, strict=True)]).mean()
+    trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(by_hand.item(), rel=1e-4)
+
+
 def test_a_teacher_or_a_distillation_alone_is_refused(tmp_path):
     """A teacher without a loss would be loaded and never asked."""
     student = model_for("bert", "classification")

@@ -102,6 +102,7 @@ def test_the_best_checkpoint_is_not_one_from_before_the_final_sparsity(tmp_path)
     trainer.train()
     assert trainer.state.best_global_step == 4
     assert trainer.state.best_model_checkpoint == str(tmp_path / "checkpoint-4")
+    assert all("_staging" not in state.read_text() for state in tmp_path.glob("checkpoint-*/trainer_state.json"))
     weight = trainer.model.bert.encoder.layer[0].intermediate.dense.weight
     assert int((weight == 0).sum()) == round(0.8 * weight.numel())
 
