@@ -37,6 +37,8 @@ _RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EA
 
 def main() -> None:
     """The console script."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # every bar of every library, where nobody would see it move
     app(prog_name="hf-shrink")
 
 

@@ -32,6 +32,13 @@ def write_text(path: Path, text: str) -> None:
     sync(path.parent)
 
 
+def share(path: Path) -> None:
+    """Give a file the permissions that a file opened for writing gets here; safetensors makes its files private."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
 def files_below(folder: Path) -> list[Path]:
     """Every regular file below ``folder``, sorted; links are not followed."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from transformers import DataCollatorWithPadding, PreTrainedModel, set_seed
+from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, set_seed
 
 from hf_shrink.data.tokenize import TokenizedSplits, tokenize
 from hf_shrink.distillation.teacher import Teacher
@@ -20,8 +20,8 @@ from hf_shrink.models.load import load_classifier
 from hf_shrink.models.student import drop_layers
 from hf_shrink.plan import Prepared, prepare, start_of
 from hf_shrink.pruning.surgery import shrink
-from hf_shrink.quantization.oneshot import quantize
 from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.quantize import quantize
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
@@ -95,16 +95,15 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         agree(None)  # nobody goes on before the leader has looked at the folder
         prepared = prepare(recipe, download=True)
         if isinstance(work, Workspace):
-            work.begin(recipe.model_dump(mode="json"), fingerprints(recipe, prepared))
+            work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
         job = Job(recipe, prepared, tokenize(prepared.splits, prepared.tokenizer, recipe.data.max_length), work)
-        began = time.monotonic()
         teacher = _teacher(job)
         student = _student(job, teacher)
         if not isinstance(work, Workspace):
             return Outcome(work.folder, {})
         small = _shrunk(job, work, student)
         _final(job, work, small)
-        return Outcome(work.folder, write_report(recipe, prepared, job.tokens, work, seconds=time.monotonic() - began))
+        return Outcome(work.folder, write_report(recipe, prepared, job.tokens, work))
     finally:
         work.close()
 
@@ -180,6 +179,7 @@ def _train(
         distillation=job.recipe.distillation if is_student else None,
         pruning=job.recipe.pruning or None if is_student else None,
     )
+    trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()
     trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
     if is_leader():

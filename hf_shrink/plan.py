@@ -133,7 +133,7 @@ def _blueprint(reference: str, revision: str | None, label_names: tuple[str, ...
     """The model without its weights: right in every shape, on the meta device, in no time."""
     config = config_of(reference, revision=revision, label_names=label_names, download=download)
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
     return model
 
 

@@ -1,6 +1,7 @@
 """The last stage: measure everything side by side, and write report, recipe and card into the artefact."""
 
 import json
+import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -40,17 +41,11 @@ def fingerprints(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
     return found
 
 
-def write_report(
-    recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace, *, seconds: float
-) -> dict[str, Any]:
-    """Measure every stage, write the three files beside the model, and return the report.
-
-    Args:
-        seconds: wall time of the stages so far in this process.
-    """
+def write_report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> dict[str, Any]:
+    """Measure every stage, write the three files beside the model, and return the report."""
 
     def write(fresh: Path) -> dict[str, Any]:
-        report = _report(recipe, prepared, tokens, work, seconds)
+        report = _report(recipe, prepared, tokens, work)
         (fresh / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         (fresh / "README.md").write_text(render(report), encoding="utf-8")
@@ -61,7 +56,8 @@ def write_report(
     return dict(json.loads((work.folder / NAME).read_text(encoding="utf-8")))
 
 
-def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace, seconds: float) -> dict[str, Any]:
+def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> dict[str, Any]:
+    began = time.monotonic()
     subjects = _subjects(recipe, prepared, work)
     names = [subject.name for subject in subjects]
     baseline = names.index("teacher") if "teacher" in names else names.index("student")
@@ -69,10 +65,11 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         subjects, dataset=tokens.test, tokenizer=prepared.tokenizer, config=recipe.measurement, baseline=baseline
     )
     final: Mapping[str, Any] = work.result("final") or {}
+    trained = sum((work.result(stage) or {}).get("seconds", 0.0) for stage in ("teacher", "student"))
     return {
         "schema_version": 1,
         "hf_shrink": version("hf_shrink"),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json", exclude_unset=True),
         "recipe_sha256": recipe.digest(),
         "baseline": names[baseline],
         "stages": [report.to_stage() for report in reports],
@@ -83,7 +80,7 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         "data": prepared.splits.source,
         "label_names": list(prepared.splits.label_names),
         "environment": environment(),
-        "wall_time_s": round(seconds, 1),
+        "wall_time_s": round(trained + time.monotonic() - began, 1),
         "seed": recipe.seed,
     }
 

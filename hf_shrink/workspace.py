@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
-from hf_shrink.files import files_below, sha256, sync, write_text
+from hf_shrink.files import files_below, sha256, share, sync, write_text
 from hf_shrink.ranks import agree
 
 MANIFEST = "hf_shrink_manifest.json"
@@ -170,6 +170,7 @@ class Workspace(Follower):
         result = write(fresh)
         written = [path.relative_to(fresh) for path in files_below(fresh)]
         for name in written:
+            share(fresh / name)
             sync(fresh / name)
         if target != self.folder:
             shutil.rmtree(target, ignore_errors=True)

@@ -1,7 +1,10 @@
 """Settings every test runs under: no network, one thread, no colours, caches in a folder of the run's own."""
 
 import os
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 _CACHE = tempfile.TemporaryDirectory(prefix="hf-shrink-tests-")
 os.environ.update(
@@ -18,6 +21,12 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from hf_shrink import Recipe  # noqa: E402
+from tests.project import make_project, tiny_overrides  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+BIN = Path(sys.executable).parent
+
 hypothesis.settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("tests")
 
@@ -26,3 +35,23 @@ hypothesis.settings.load_profile("tests")
 def _one_thread_and_a_seed() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny base model, a tiny data set, and a finished run of the quickstart recipe on them in ``runs/quickstart``."""
+    folder = make_project(tmp_path_factory.mktemp("project"))
+    (folder / "recipes").mkdir()
+    recipe = Recipe.from_yaml(ROOT / "recipes" / "quickstart.yaml", overrides=tiny_overrides(Path()))
+    (folder / "recipes" / "quickstart.yaml").write_text(recipe.to_yaml())
+    done = subprocess.run(
+        [str(BIN / "hf-shrink"), "run", "recipes/quickstart.yaml", "--json"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (folder / "stdout.json").write_text(done.stdout)
+    (folder / "stderr.txt").write_text(done.stderr)
+    return folder

@@ -4,8 +4,6 @@ from pathlib import Path
 
 from tests.tiny import COLOURS, colour_texts, tiny_classifier, tiny_tokenizer
 
-TINY_TRAINING = {"max_steps": 2, "per_device_train_batch_size": 4, "use_cpu": True}
-
 
 def make_project(folder: Path, *, layers: int = 6) -> Path:
     """``folder`` with ``base/`` (a headless BERT of 64 hidden units) and ``data/{train,validation,test}.csv``; returned."""
@@ -21,14 +19,18 @@ def make_project(folder: Path, *, layers: int = 6) -> Path:
 
 
 def tiny_overrides(project: Path) -> list[str]:
-    """``--set`` values that turn any recipe with a teacher into one of two steps on the tiny project."""
-    base, training = project / "base", "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true}"
+    """``--set`` values that turn any recipe with a teacher into one of two steps on the tiny project.
+
+    Args:
+        project: where it is, as the run will see it: absolute, or ``Path()`` for the current folder.
+    """
+    base, training = f"{project}/base", "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true}"
     return [
         f"model={base}",
         f"teacher.model={base}",
         f"teacher.training={training}",
         f"training={training}",
-        f"data={{dataset: {project / 'data'}, max_length: 32}}",
+        f"data={{dataset: {project}/data, max_length: 32}}",
         "measurement.batch_sizes=[1, 2]",
         "measurement.length=16",
         "measurement.runs=3",

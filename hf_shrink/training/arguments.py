@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from hf_shrink.errors import RecipeError
@@ -19,7 +20,13 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
     """
     try:
         return TrainingArguments(
-            **{"disable_tqdm": not sys.stderr.isatty(), "seed": seed, **words, "output_dir": str(output_dir)}
+            **{
+                "disable_tqdm": not sys.stderr.isatty(),
+                "dataloader_pin_memory": torch.accelerator.is_available(),  # elsewhere it only warns
+                "seed": seed,
+                **words,
+                "output_dir": str(output_dir),
+            }
         )
     except (TypeError, ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {str(error).splitlines()[0][:300]}") from None
@@ -28,8 +35,8 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
 def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
     """Optimizer steps of a whole training on ``rows`` examples, over all processes."""
     if arguments.max_steps > 0:
-        return int(arguments.max_steps)
+        return arguments.max_steps
     batch = arguments.train_batch_size * arguments.world_size
-    batches = rows // batch if arguments.dataloader_drop_last else math.ceil(rows / batch)
+    batches: int = rows // batch if arguments.dataloader_drop_last else math.ceil(rows / batch)
     per_epoch = max(math.ceil(batches / arguments.gradient_accumulation_steps), 1)
-    return math.ceil(arguments.num_train_epochs * per_epoch)
+    return math.ceil(float(arguments.num_train_epochs) * per_epoch)

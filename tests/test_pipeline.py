@@ -1,0 +1,275 @@
+"""A whole run: what it leaves, what a second call does, what it refuses, and that nothing of the user's is lost."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hf_shrink import Recipe, run
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, ShrinkError
+from hf_shrink.files import files_below, sha256
+from hf_shrink.plan import make_plan
+from tests.project import make_project, tiny_overrides
+
+WITHOUT_HF_SHRINK = """
+import json, sys, torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+folder = sys.argv[1]
+model = AutoModelForSequenceClassification.from_pretrained(folder)
+tokens = AutoTokenizer.from_pretrained(folder)("the red house of the river", return_tensors="pt")
+with torch.no_grad():
+    logits = model(**tokens).logits
+label = pipeline("text-classification", folder)("a blue stone")[0]["label"]
+assert not [name for name in sys.modules if name.startswith("hf_shrink")], "hf_shrink was imported"
+print(json.dumps({"logits": logits.tolist(), "label": label}))
+"""
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files_below(folder)}
+
+
+@pytest.fixture
+def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the finished project, as the current folder."""
+    copy = tmp_path / "own"
+    shutil.copytree(project, copy)
+    monkeypatch.chdir(copy)
+    yield copy
+
+
+def recipe(*overrides: str) -> Recipe:
+    return Recipe.from_yaml(Path("recipes/quickstart.yaml"), overrides=overrides)
+
+
+def test_stdout_is_the_report_alone_and_stderr_is_silent(project: Path):
+    """A bar or a log line on stdout breaks `hf-shrink run --json | jq`."""
+    report = json.loads((project / "stdout.json").read_text())
+    assert report == json.loads((project / "runs/quickstart/hf_shrink_report.json").read_text())
+    noise = [line for line in (project / "stderr.txt").read_text().splitlines() if "MatMul8bitLt" not in line]
+    assert noise == []
+
+
+def test_a_process_without_hf_shrink_gets_the_logits_of_the_model_that_was_saved(project: Path):
+    """Pruned models that only their maker can load are why earlier tools died."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from hf_shrink.models.load import load_classifier
+    from hf_shrink.quantization.config import QuantizationConfig
+    from hf_shrink.quantization.quantize import quantize
+
+    folder = project / "runs/quickstart"
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_HF_SHRINK, str(folder)], capture_output=True, text=True, check=False, cwd=project
+    )
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout)
+    small = load_classifier(str(folder / "stages/shrunk"), new_head=False)
+    in_memory = quantize(small, QuantizationConfig(bits=8))
+    tokens = AutoTokenizer.from_pretrained(folder)("the red house of the river", return_tensors="pt")
+    with torch.no_grad():
+        logits = in_memory(**tokens).logits
+    assert (logits - torch.tensor(there["logits"])).abs().max().item() == 0.0
+    assert there["label"] in {"red", "green", "blue"}
+    assert AutoModelForSequenceClassification.from_pretrained(folder).config.intermediate_size == 64
+
+
+def test_every_stage_is_measured_and_the_small_model_is_smaller(project: Path):
+    report = json.loads((project / "runs/quickstart/hf_shrink_report.json").read_text())
+    names = [stage["name"] for stage in report["stages"]]
+    assert names == ["floor", "teacher", "student", "shrunk", "quantized"]
+    found = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in report["stages"]}
+    assert found["shrunk"]["parameters"] < found["student"]["parameters"] < found["teacher"]["parameters"]
+    assert found["quantized"]["bytes_on_disk"] < found["shrunk"]["bytes_on_disk"] < found["teacher"]["bytes_on_disk"]
+    assert found["quantized"]["macs"] == found["shrunk"]["macs"] < found["student"]["macs"]
+    assert "accuracy" in found["floor"] and "parameters" not in found["floor"]
+    for stage in report["stages"]:
+        assert all(m["unit"] and isinstance(m["value"], int | float) for m in stage["measurements"]), stage["name"]
+
+
+def test_the_plan_is_right_to_the_parameter_and_to_one_percent_of_the_bytes(own: Path):
+    """A plan that is off sends people to the wrong machine."""
+    plan = {stage.name: stage for stage in make_plan(recipe()).stages}
+    report = json.loads((own / "runs/quickstart/hf_shrink_report.json").read_text())
+    assert [stage["name"] for stage in report["stages"]] + ["report"] == list(plan)
+    for stage in report["stages"]:
+        values = {m["name"]: m["value"] for m in stage["measurements"]}
+        if "parameters" in values:
+            assert plan[stage["name"]].parameters == values["parameters"]
+            assert plan[stage["name"]].bytes == pytest.approx(values["bytes_on_disk"], rel=0.01)
+
+
+def test_a_second_run_does_nothing_and_changes_no_file(own: Path):
+    """An hour of training must not be repeated because somebody looked again."""
+    before = digests(own)
+    outcome = run(recipe())
+    assert digests(own) == before and outcome.report["baseline"] == "teacher"
+
+
+def test_a_deleted_stage_is_made_again_and_the_rest_is_kept(own: Path):
+    before = digests(own / "runs/quickstart")
+    shutil.rmtree(own / "runs/quickstart/stages/shrunk")
+    run(recipe())
+    after = digests(own / "runs/quickstart")
+    assert after["stages/shrunk/model.safetensors"] == before["stages/shrunk/model.safetensors"]
+    assert after["model.safetensors"] == before["model.safetensors"]
+
+
+def test_a_damaged_stage_is_an_integrity_error_naming_the_file(own: Path):
+    path = own / "runs/quickstart/stages/student/model.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(IntegrityError, match=r"stages/student/model\.safetensors"):
+        run(recipe())
+
+
+def test_a_changed_recipe_is_shown_as_a_diff_and_refused(own: Path):
+    """Two experiments mixed in one folder are neither."""
+    before = digests(own)
+    with pytest.raises(RecipeError, match=r"(?s)-.*bits: 8.*\+.*bits: 4.*--accept-changes quantization\.bits"):
+        run(recipe("quantization.bits=4"))
+    assert digests(own) == before
+
+
+def test_an_accepted_change_runs_only_the_stages_it_reaches(own: Path):
+    before = digests(own / "runs/quickstart")
+    outcome = run(recipe("quantization.bits=4"), accept_changes=["quantization.bits"])
+    after = digests(own / "runs/quickstart")
+    assert after["stages/student/model.safetensors"] == before["stages/student/model.safetensors"]
+    assert after["model.safetensors"] != before["model.safetensors"]
+    assert outcome.report["recipe"]["quantization"] == {"bits": 4}
+
+
+@pytest.mark.parametrize("key", ["quantization.bit", "seed"])
+def test_accepting_a_key_that_did_not_change_is_refused(own: Path, key: str):
+    with pytest.raises(RecipeError, match="has not changed"):
+        run(recipe(), accept_changes=[key])
+
+
+def test_changed_data_under_the_same_name_is_refused(own: Path):
+    """The report would mix two data sets."""
+    with (own / "data/train.csv").open("a") as file:
+        file.write("the red door,red\n")
+    with pytest.raises(IntegrityError, match="fingerprint of train"):
+        run(recipe())
+
+
+def test_overwrite_starts_anew_and_leaves_the_users_files(own: Path):
+    mine = own / "runs/quickstart/notes.txt"
+    mine.write_text("mine")
+    outcome = run(recipe("seed=1", "quantization=null"), overwrite=True)
+    assert mine.read_text() == "mine"
+    assert [stage["name"] for stage in outcome.report["stages"]][-1] == "shrunk"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "error", "says"),
+    [
+        (["pruning.0.end_step=5000"], RecipeError, "5000"),
+        (["pruning.0.target_modules=[ouput.dense]"], RecipeError, "matches 0 of"),
+        (["optimization.freeze=[embedings]"], RecipeError, "embeddings"),
+        (["student.layers=7"], RecipeError, "6"),
+        (["training={learning_rate: 1.0e-3, lr_scheduler_type: sideways}"], RecipeError, "training"),
+        (["data.text_column=txt"], MismatchError, "text"),
+        (["model=missing/folder/here", "student.start=model"], ShrinkError, "missing"),
+        (["quantization={bits: 8, skip_modules: [nothing]}"], RecipeError, "skip_modules"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_trained_or_written(
+    own: Path, overrides: list[str], error: type[ShrinkError], says: str
+):
+    """Bad input found after the training costs the user the training."""
+    before = digests(own)
+    with pytest.raises(error, match=says) as caught:
+        run(recipe(*overrides, "output_dir=runs/new"))
+    assert digests(own) == before and not (own / "runs/new").exists()
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_non_finite_weight_is_found_in_the_weights(own: Path):
+    """A NaN in a query weight gives finite logits on a CPU: it has to be looked for."""
+    from safetensors.torch import load_file, save_file
+
+    path = own / "base/model.safetensors"
+    weights = load_file(path)
+    name = next(key for key in weights if key.endswith("query.weight"))
+    weights[name][0, 0] = float("nan")
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(ShrinkError, match=r"query\.weight") as caught:
+        run(recipe("output_dir=runs/new"))
+    assert caught.value.code == 3
+
+
+def test_output_dir_that_is_a_file_is_refused_first(own: Path):
+    (own / "runs/new").write_text("mine")
+    with pytest.raises(ResourceError, match="is a file"):
+        run(recipe("output_dir=runs/new"))
+    assert (own / "runs/new").read_text() == "mine"
+
+
+def test_a_teacher_taken_as_it_comes_and_no_quantization(own: Path):
+    """The other road through the stages: nothing to fine-tune, nothing to quantise."""
+    outcome = run(
+        recipe(
+            "teacher={model: runs/quickstart/stages/teacher}",
+            "quantization=null",
+            "measurement.floor=null",
+            "output_dir=runs/new",
+        )
+    )
+    assert [stage["name"] for stage in outcome.report["stages"]] == ["teacher", "student", "shrunk"]
+    assert outcome.report["tier"] == "stock"
+
+
+def test_plain_training_without_teacher_or_pruning(own: Path):
+    outcome = run(
+        recipe("teacher=null", "distillation=null", "pruning=[]", "student=null", "quantization=null", "output_dir=runs/new")
+    )
+    assert [stage["name"] for stage in outcome.report["stages"]] == ["floor", "student"]
+
+
+def test_half_precision_is_a_way_to_store(own: Path):
+    outcome = run(recipe("quantization={bits: 16, dtype: bfloat16}", "output_dir=runs/new"))
+    sizes = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in outcome.report["stages"]}
+    assert sizes["quantized"]["bytes_on_disk"] < 0.6 * sizes["shrunk"]["bytes_on_disk"]
+
+
+def test_a_teacher_with_the_labels_in_another_order_teaches_by_name(own: Path, tmp_path: Path):
+    """By index a perfect teacher would teach the wrong classes."""
+    config = json.loads((own / "runs/quickstart/stages/teacher/config.json").read_text())
+    names = [config["id2label"][str(i)] for i in range(3)][::-1]
+    config["id2label"] = {str(i): name for i, name in enumerate(names)}
+    config["label2id"] = {name: i for i, name in enumerate(names)}
+    (own / "runs/quickstart/stages/teacher/config.json").write_text(json.dumps(config))
+    shutil.move(own / "runs/quickstart/stages/teacher", own / "turned")
+    plan = make_plan(recipe("teacher={model: turned}", "student={layers: 3}", "output_dir=runs/new"))
+    assert any("reordered by name" in line for line in plan.stages[1].does)
+
+
+def test_two_processes_end_with_one_artefact(own: Path):
+    """Two ranks that both write leave a folder that is neither's."""
+    words = ["run", "recipes/quickstart.yaml", "--set", "output_dir=runs/two", "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "hf_shrink", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=own,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout)
+    assert report["reload"]["max_difference"] == 0.0 and report["stages"][-1]["name"] == "quantized"
+
+
+def test_a_project_from_scratch_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """`make_project` and the quickstart's overrides stay in step with each other."""
+    monkeypatch.chdir(make_project(tmp_path / "p"))
+    root = Path(__file__).parent.parent
+    assert make_plan(Recipe.from_yaml(root / "recipes/quickstart.yaml", overrides=tiny_overrides(Path()))).stages
