@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
+from hf_shrink.loading.align import align
 from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.shapes import odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
@@ -115,6 +116,8 @@ def _fresh(folder: Path) -> Iterator[Path]:
         raise ResourceError(f"{folder.name}: cannot be written ({error.strerror}). Choose another folder.") from error
     try:
         yield fresh
+        for weights in fresh.glob("*.safetensors"):
+            align(weights)
         written = [path.relative_to(fresh) for path in files_below(fresh)]
         for name in sorted(written, key=lambda name: name.name == "config.json"):
             share(fresh / name)

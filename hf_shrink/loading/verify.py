@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import IntegrityError, ShrinkError
+from hf_shrink.loading.align import ALIGNMENT
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
 from hf_shrink.quiet import quiet_loading
 
@@ -46,6 +47,7 @@ def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -
     num_tensors = _compare_weights(folder.name, model, again)
     disable_cpu_repacking(model)
     disable_cpu_repacking(again)
+    _realign(again)
     batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
     with _eval_mode(model), torch.no_grad():
         # In float64: the difference of two bfloat16 numbers may itself round to zero.
@@ -97,6 +99,13 @@ def _compare_weights(where: str, model: PreTrainedModel, again: PreTrainedModel)
         names = differ or sorted(theirs.keys() - ours.keys())
         raise IntegrityError(f"{where}: {len(names)} weights are not the same after loading, first {names[0]}.")
     return len(ours)
+
+
+def _realign(model: PreTrainedModel) -> None:
+    """Move float weights that the file's layout left between two multiples of 64 bytes; kernels add in another order there."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.data_ptr() % ALIGNMENT:
+            parameter.data = parameter.data.clone()
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:

@@ -48,7 +48,7 @@ def _tensors(model: PreTrainedModel, config: QuantizationConfig | None) -> dict[
 
 
 def _header_bytes(tensors: Tensors) -> int:
-    """The safetensors header: JSON without spaces, padded to eight bytes."""
+    """The safetensors header: JSON without spaces, padded so that the weights start at a multiple of 64 bytes."""
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
@@ -56,7 +56,7 @@ def _header_bytes(tensors: Tensors) -> int:
         header[name] = {"dtype": _NAMES.get(dtype, "I64"), "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"))
-    return (len(text) + 7) // 8 * 8
+    return (8 + len(text) + 63) // 64 * 64 - 8
 
 
 def _count(shape: tuple[int, ...]) -> int:

@@ -60,7 +60,8 @@ def tidy(folder: Path) -> None:
     """Clear what a killed run left: a checkpoint moved aside goes back where its successor never arrived."""
     for aside in (folder / STAGING).glob(f"{_REPLACED}checkpoint-*"):
         final = folder / aside.name.removeprefix(_REPLACED)
-        pass
+        if not final.exists():
+            aside.rename(final)
     shutil.rmtree(folder / STAGING, ignore_errors=True)
 
 

@@ -169,7 +169,8 @@ def test_a_language_model_is_taught_the_next_token(family, tmp_path):
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         ours, theirs = (
-            model.eval()(batch["input_ids"], batch["attention_mask"]).logits.log_softmax(-1) for model in (student, teacher)
+            model.eval()(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.log_softmax(-1)
+            for model in (student, teacher)
         )
     each = (theirs.exp() * (theirs - ours)).sum(-1)
     by_hand = torch.cat([row[:length] for row, length in zip(each, batch["attention_mask"].sum(1) - 1, strict=True)]).mean()
