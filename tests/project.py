@@ -18,11 +18,12 @@ def make_project(folder: Path, *, layers: int = 6) -> Path:
     return folder
 
 
-def tiny_overrides(project: Path) -> list[str]:
+def tiny_overrides(project: Path, *, memory: bool = False) -> list[str]:
     """``--set`` values that turn any recipe with a teacher into one of two steps on the tiny project.
 
     Args:
         project: where it is, as the run will see it: absolute, or ``Path()`` for the current folder.
+        memory: whether peak memory is measured, which costs a process for each model.
     """
     base, training = f"{project}/base", "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true}"
     return [
@@ -35,6 +36,8 @@ def tiny_overrides(project: Path) -> list[str]:
         "measurement.length=16",
         "measurement.runs=3",
         "measurement.bootstrap=100",
+        "measurement.threads=1",
+        f"measurement.memory={str(memory).lower()}",
         "pruning.0.begin_step=0",
         "pruning.0.end_step=2",
     ]

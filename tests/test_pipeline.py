@@ -140,7 +140,9 @@ def test_a_changed_recipe_is_shown_as_a_diff_and_refused(own: Path):
 
 def test_an_accepted_change_runs_only_the_stages_it_reaches(own: Path):
     before = digests(own / "runs/quickstart")
-    outcome = run(recipe("quantization.bits=4"), accept_changes=["quantization.bits"])
+    outcome = run(
+        recipe("quantization.bits=4", "measurement.memory=false"), accept_changes=["quantization.bits", "measurement.memory"]
+    )
     after = digests(own / "runs/quickstart")
     assert after["stages/student/model.safetensors"] == before["stages/student/model.safetensors"]
     assert after["model.safetensors"] != before["model.safetensors"]
@@ -164,7 +166,7 @@ def test_changed_data_under_the_same_name_is_refused(own: Path):
 def test_overwrite_starts_anew_and_leaves_the_users_files(own: Path):
     mine = own / "runs/quickstart/notes.txt"
     mine.write_text("mine")
-    outcome = run(recipe("seed=1", "quantization=null"), overwrite=True)
+    outcome = run(recipe("seed=1", "quantization=null", "measurement.memory=false"), overwrite=True)
     assert mine.read_text() == "mine"
     assert [stage["name"] for stage in outcome.report["stages"]][-1] == "shrunk"
 
@@ -188,7 +190,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained_or_written(
     """Bad input found after the training costs the user the training."""
     before = digests(own)
     with pytest.raises(error, match=says) as caught:
-        run(recipe(*overrides, "output_dir=runs/new"))
+        run(recipe(*overrides, "output_dir=runs/new", "measurement.memory=false"))
     assert digests(own) == before and not (own / "runs/new").exists()
     assert len(str(caught.value).splitlines()) <= 3
 
@@ -203,14 +205,14 @@ def test_a_non_finite_weight_is_found_in_the_weights(own: Path):
     weights[name][0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ShrinkError, match=r"query\.weight") as caught:
-        run(recipe("output_dir=runs/new"))
+        run(recipe("output_dir=runs/new", "measurement.memory=false"))
     assert caught.value.code == 3
 
 
 def test_output_dir_that_is_a_file_is_refused_first(own: Path):
     (own / "runs/new").write_text("mine")
     with pytest.raises(ResourceError, match="is a file"):
-        run(recipe("output_dir=runs/new"))
+        run(recipe("output_dir=runs/new", "measurement.memory=false"))
     assert (own / "runs/new").read_text() == "mine"
 
 
@@ -219,9 +221,11 @@ def test_a_teacher_taken_as_it_comes_and_no_quantization(own: Path):
     outcome = run(
         recipe(
             "teacher={model: runs/quickstart/stages/teacher}",
+            "model=runs/quickstart/stages/teacher",
             "quantization=null",
             "measurement.floor=null",
             "output_dir=runs/new",
+            "measurement.memory=false",
         )
     )
     assert [stage["name"] for stage in outcome.report["stages"]] == ["teacher", "student", "shrunk"]
@@ -230,13 +234,21 @@ def test_a_teacher_taken_as_it_comes_and_no_quantization(own: Path):
 
 def test_plain_training_without_teacher_or_pruning(own: Path):
     outcome = run(
-        recipe("teacher=null", "distillation=null", "pruning=[]", "student=null", "quantization=null", "output_dir=runs/new")
+        recipe(
+            "teacher=null",
+            "distillation=null",
+            "pruning=[]",
+            "student=null",
+            "quantization=null",
+            "output_dir=runs/new",
+            "measurement.memory=false",
+        )
     )
     assert [stage["name"] for stage in outcome.report["stages"]] == ["floor", "student"]
 
 
 def test_half_precision_is_a_way_to_store(own: Path):
-    outcome = run(recipe("quantization={bits: 16, dtype: bfloat16}", "output_dir=runs/new"))
+    outcome = run(recipe("quantization={bits: 16, dtype: bfloat16}", "output_dir=runs/new", "measurement.memory=false"))
     sizes = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in outcome.report["stages"]}
     assert sizes["quantized"]["bytes_on_disk"] < 0.6 * sizes["shrunk"]["bytes_on_disk"]
 
@@ -249,13 +261,15 @@ def test_a_teacher_with_the_labels_in_another_order_teaches_by_name(own: Path, t
     config["label2id"] = {name: i for i, name in enumerate(names)}
     (own / "runs/quickstart/stages/teacher/config.json").write_text(json.dumps(config))
     shutil.move(own / "runs/quickstart/stages/teacher", own / "turned")
-    plan = make_plan(recipe("teacher={model: turned}", "student={layers: 3}", "output_dir=runs/new"))
+    plan = make_plan(
+        recipe("teacher={model: turned}", "student={layers: 3}", "output_dir=runs/new", "measurement.memory=false")
+    )
     assert any("reordered by name" in line for line in plan.stages[1].does)
 
 
 def test_two_processes_end_with_one_artefact(own: Path):
     """Two ranks that both write leave a folder that is neither's."""
-    words = ["run", "recipes/quickstart.yaml", "--set", "output_dir=runs/two", "--json"]
+    words = ["run", "recipes/quickstart.yaml", "--set", "output_dir=runs/two", "--set", "measurement.memory=false", "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "hf_shrink", *words],
         capture_output=True,

@@ -16,5 +16,6 @@ class MeasurementConfig(Config):
     length: int = Field(64, ge=2, description="Tokens a timed sequence has.")
     runs: int = Field(20, ge=3, description="Timed rounds; models take turns within a round, so that noise hits all alike.")
     threads: int | None = Field(None, ge=1, description="Threads for timing; null takes torch's own number.")
+    memory: bool = Field(True, description="Measure peak memory, which starts a process for each model.")
     floor: Literal["tfidf"] | None = Field(None, description="A plain baseline in the table: TF-IDF + logistic regression.")
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")

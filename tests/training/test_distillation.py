@@ -93,11 +93,14 @@ def test_a_teacher_gets_columns_that_the_student_does_not_take(tmp_path):
     teacher = model_for("bert", "classification", seed=5)
     teacher.register_forward_pre_hook(lambda _, args, kwargs: seen.append(kwargs.get("token_type_ids")), with_kwargs=True)
     trainer = trainer_for("distilbert", "classification", tmp_path, more=taught(teacher, alpha=0.5), max_steps=1)
+    reached = set()
+    trainer.model.register_forward_pre_hook(lambda _, args, kwargs: reached.update(kwargs), with_kwargs=True)
     data = colour_tokens(8).map(lambda row: {"token_type_ids": [1] * len(row["input_ids"])})
     trainer.train_dataset, trainer.eval_dataset = data, data
     trainer.train()
     trainer.evaluate()
     assert len(seen) == 1 and seen[0] is not None and bool(seen[0].any())
+    assert "input_ids" in reached and "token_type_ids" not in reached
 
 
 def test_a_teacher_with_other_classes_is_refused_before_a_step(tmp_path):
