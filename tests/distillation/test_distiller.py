@@ -123,3 +123,10 @@ def test_means_are_read_once_under_the_name_of_each_term():
     read = one.read(2)
     assert list(read) == ["loss/task", "loss/forward_kl", "loss/forward_kl_2"]
     assert read["loss/task"].item() == 2.0 and one.read(2) == {}
+
+
+def test_alpha_zero_leaves_distillation_out_even_where_it_is_infinite():
+    """0 times infinity is NaN: the labels-only control would stop where plain training goes on."""
+    student = torch.tensor([[float("inf"), 0.0, 0.0]])
+    task = torch.tensor(1.5)
+    assert distiller(torch.randn(1, 3), alpha=0.0).mix(task, {"logits": student}, {"labels": torch.tensor([0])}) is task

@@ -40,9 +40,9 @@ def run(folder: Path):
     more = {
         "teacher": model_for("bert", "classification", seed=5),
         "distillation": DistillationConfig(alpha=0.5, losses=(LossTerm(),)),
-        "pruning": PruningConfig(sparsity=0.5, end_step=5),
+        "pruning": PruningConfig(sparsity=0.05, end_step=5),
     }
-    words = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    words = {"gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 2, "max_steps": 6, "learning_rate": 0.03}
     return trainer_for("bert", "classification", folder, rows=16, more=more, **words)
 
 
