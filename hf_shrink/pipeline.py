@@ -1,6 +1,5 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
-import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from hf_shrink.plan import Prepared, prepare, start_of
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
+from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
@@ -34,8 +34,6 @@ from hf_shrink.workspace import Follower, Workspace
 
 MASKS = "hf_shrink_masks.safetensors"
 FINAL = "final"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ def _teacher(job: Job) -> Path | None:
         freeze(model, config.freeze, "teacher.freeze")
         return _train(job, model, config.training, "teacher", fresh)
 
-    _once(job.work, "teacher", write)
+    _together(job.work, "teacher", write)
     return folder
 
 
@@ -137,7 +135,7 @@ def _student(job: Job, teacher: Path | None) -> Path:
         freeze(model, recipe.optimization.freeze, "optimization.freeze")
         return _train(job, model, recipe.training, "student", fresh, teacher=_live_teacher(job, teacher))
 
-    _once(job.work, "student", write)
+    _together(job.work, "student", write)
     return job.work.stage_folder("student")
 
 
@@ -219,12 +217,21 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
         return {"tier": tier, "max_difference": reload.max_difference, "kept": dict(kept)}
 
     if work.result(FINAL) is None:
+        say(f"{FINAL}: begins")
         work.write_artefact(FINAL, write)
 
 
-def _once(work: Follower, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:
+def _together(work: Follower, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:
+    """A stage that all processes train in: they agree whether it runs, and wait until its files are in place."""
+    if agree(work.result(stage) is not None):
+        say(f"{stage}: done before")
+        return
+    say(f"{stage}: begins")
+    work.write_stage(stage, write)
+    agree(None)
+
+
+def _once(work: Workspace, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:
     if work.result(stage) is None:
-        logger.info("stage %s: begins", stage)
+        say(f"{stage}: begins")
         work.write_stage(stage, write)
-    else:
-        logger.info("stage %s: done before, skipped", stage)

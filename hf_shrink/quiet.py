@@ -1,4 +1,4 @@
-"""Keep transformers' loading reports and bars off the screen where hf_shrink says the same in one line, or as an error."""
+"""What is shown while work goes on: a line where somebody looks, and no report that hf_shrink gives as an error anyway."""
 
 import logging as levels
 import sys
@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from transformers.utils import logging
+
+
+def say(line: str) -> None:
+    """One line of progress on stderr, where somebody looks at it."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from hf_shrink.models.load import config_of
 from hf_shrink.models.reference import local_folder, resolve
 from hf_shrink.plan import Prepared
 from hf_shrink.publishing.card import render
+from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
 from hf_shrink.workspace import Workspace
 
@@ -52,6 +53,7 @@ def write_report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, wo
         return {}
 
     if work.result("report") is None:
+        say("report: measures every stage")
         work.write_artefact("report", write)
     return dict(json.loads((work.folder / NAME).read_text(encoding="utf-8")))
 

@@ -12,7 +12,6 @@ from filelock import FileLock, Timeout
 
 from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
 from hf_shrink.files import files_below, sha256, share, sync, write_text
-from hf_shrink.ranks import agree
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
@@ -37,14 +36,12 @@ class Follower:
         return self.folder / STAGES / f".{stage}"
 
     def result(self, stage: str) -> dict[str, Any] | None:
-        """What the leader found: see ``Workspace.result``."""
-        found: dict[str, Any] | None = agree(None)
-        return found
+        """Only the leader looks: see ``Workspace.result``."""
+        return None
 
     def write_stage(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Take part in ``write``, which leaves the files to the leader, and wait until they are in place."""
-        write(self.stage_folder(stage))
-        return agree({})
+        """Take part in ``write``, which leaves the files to the leader."""
+        return write(self.stage_folder(stage))
 
 
 class Workspace(Follower):
@@ -140,9 +137,6 @@ class Workspace(Follower):
         Raises:
             IntegrityError: a file of the stage is not what it was. A missing file only makes the stage run again.
         """
-        return agree(self._checked(stage))
-
-    def _checked(self, stage: str) -> dict[str, Any] | None:
         entry = self.manifest["stages"].get(stage)
         if entry is None or any(not (self.folder / name).is_file() for name in entry["files"]):
             return None
@@ -157,7 +151,7 @@ class Workspace(Follower):
 
     def write_stage(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """Let ``write`` fill a fresh folder, put it in place whole, and note the stage as done."""
-        return agree(self._place(stage, self.stage_folder(stage), write))
+        return self._place(stage, self.stage_folder(stage), write)
 
     def write_artefact(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
         """As ``write_stage``, but the files land beside the manifest: they are what the user came for."""

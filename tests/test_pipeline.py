@@ -271,11 +271,12 @@ def test_two_processes_end_with_one_artefact(own: Path):
     """Two ranks that both write leave a folder that is neither's."""
     words = ["run", "recipes/quickstart.yaml", "--set", "output_dir=runs/two", "--set", "measurement.memory=false", "--json"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=0", "-m", "hf_shrink", *words],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hf_shrink", *words],
         capture_output=True,
         text=True,
         check=False,
         cwd=own,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout)

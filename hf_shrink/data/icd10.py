@@ -41,7 +41,9 @@ def icd10_chapters(seed: int, sizes: Mapping[str, int | None]) -> dict[str, Data
     for split in SHARES:
         rows = [
             (text, label)
-            for label, texts in enumerate(_balanced([side[split] for side in sides.values()], sizes.get(split) or SIZES[split]))
+            for label, texts in enumerate(
+                _balanced([side[split] for side in sides.values()], sizes.get(split) or SIZES[split], seed)
+            )
             for text in texts
         ]
         rows.sort(key=lambda row: _rank(seed, row[0]))
@@ -76,25 +78,22 @@ def _divide(categories: Mapping[str, list[str]], seed: int) -> dict[str, list[li
     filled = dict.fromkeys(SHARES, 0)
     for category in sorted(categories, key=lambda name: _rank(seed, name)):
         split = min(SHARES, key=lambda name: filled[name] / SHARES[name])
-        sides[split].append(sorted(categories[category], key=lambda text: _rank(seed, text)))
+        sides[split].append(categories[category])
         filled[split] += len(categories[category])
     return sides
 
 
-def _balanced(classes: list[list[list[str]]], total: int) -> Iterable[list[str]]:
-    """``total`` texts, the same number from each class while it lasts, and within a class in turn from each category."""
-    ordered = [_in_turn(categories) for categories in classes]
+def _balanced(classes: list[list[list[str]]], total: int, seed: int) -> Iterable[list[str]]:
+    """``total`` texts, the same number from each class while it lasts, and within a class whichever were drawn."""
+    ordered = [
+        sorted((text for texts in categories for text in texts), key=lambda text: _rank(seed, text)) for categories in classes
+    ]
     quotas = [0] * len(ordered)
     while sum(quotas) < total and (open_classes := [i for i, texts in enumerate(ordered) if quotas[i] < len(texts)]):
         each = max((total - sum(quotas)) // len(open_classes), 1)
         for i in open_classes:
             quotas[i] += min(each, len(ordered[i]) - quotas[i], total - sum(quotas))
     return [texts[:quota] for texts, quota in zip(ordered, quotas, strict=True)]
-
-
-def _in_turn(categories: list[list[str]]) -> list[str]:
-    longest = max(map(len, categories), default=0)
-    return [texts[i] for i in range(longest) for texts in categories if i < len(texts)]
 
 
 def _rank(seed: int, text: str) -> bytes:

@@ -119,6 +119,3 @@ def test_quotas_fill_small_classes_first():
     assert [len(texts) for texts in icd10._balanced(classes, 100)] == [1, 2, 20]
     assert [len(texts) for texts in icd10._balanced(classes, 2)] == [1, 1, 0]
 
-
-def test_categories_take_turns():
-    assert icd10._in_turn([["a1", "a2", "a3"], ["b1"], ["c1", "c2"]]) == ["a1", "b1", "c1", "a2", "c2", "a3"]
