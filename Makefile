@@ -17,7 +17,7 @@ quickstart: env
 	HF_HUB_OFFLINE=1 $(BIN)/hf-shrink run recipes/quickstart.yaml
 
 test: env
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2
 
 check: env
 	$(BIN)/ruff check .

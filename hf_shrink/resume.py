@@ -4,12 +4,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_shrink.errors import IntegrityError, RecipeError, ShrinkError
+from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink.models.reference import resolve
 from hf_shrink.recipe import Recipe
 from hf_shrink.tables import nearest
-from hf_shrink.workspace import Workspace
+from hf_shrink.workspace import ORDER, STAGES, Workspace
 
-STAGES = ("teacher", "student", "shrunk", "final", "report")
 _FIRST_STAGE = {
     "task": "teacher",
     "data": "teacher",
@@ -32,10 +32,11 @@ def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str
     """
     work = Workspace(Path(recipe.output_dir), overwrite=overwrite)
     try:
+        _refuse_own_sources(recipe, work.folder)
         if overwrite:
             if accept_changes:
                 raise RecipeError("--overwrite starts anew, so --accept-changes would be ignored; choose one.")
-            work.clear()
+            work.start_anew()
         elif work.recipe is None:
             work.refuse_strangers()
         if work.recipe is not None:
@@ -44,28 +45,47 @@ def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str
             raise RecipeError(
                 f"--accept-changes: {work.folder.name!r} holds no run whose recipe could have changed; leave it out."
             )
-    except ShrinkError:
+    except BaseException:
         work.close()
         raise
     return work
+
+
+def _refuse_own_sources(recipe: Recipe, folder: Path) -> None:
+    """A run that starts from its own output would write over it, and could not be resumed."""
+    named = {"model": recipe.model} | ({} if recipe.teacher is None else {"teacher.model": recipe.teacher.model})
+    for key, reference in named.items():
+        source = Path(resolve(reference)).resolve()
+        if source == folder.resolve() or source.is_relative_to((folder / STAGES).resolve()):
+            raise RecipeError(f"{key}: lies in output_dir {folder.name!r}, which this run writes; choose another output_dir.")
 
 
 def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> None:
     """Compare with the recipe that the folder belongs to, and forget the stages that accepted changes reach."""
     before = _recorded(work)
     changed = [key for key in before.changed_keys(recipe) if key != "output_dir"]  # a folder may be moved
-    accepted = set(accept_changes)
-    if unknown := sorted(accepted - set(changed)):
+    if unknown := [key for key in accept_changes if not any(_within(one, key) for one in changed)]:
         raise RecipeError(f"--accept-changes {unknown[0]}: that key has not changed.{nearest(unknown[0], changed)}")
-    if refused := [key for key in changed if key not in accepted]:
-        flags = " ".join(f"--accept-changes {key}" for key in changed)
+    if refused := [key for key in changed if not any(_within(key, one) for one in accept_changes)]:
+        whole = [key for key in changed if not any(_within(key, one) for one in changed if one != key)]
+        flags = " ".join(f"--accept-changes {key}" for key in whole)
         raise RecipeError(
             f"the recipe changed since the run in {work.folder.name!r} began:\n{before.difference(recipe)}\n"
             f"{refused[0]} is not accepted. Take it back, choose another output_dir, pass --overwrite, or: {flags}"
         )
     if changed:
-        first = min(STAGES.index(_FIRST_STAGE.get(key.split(".")[0], "student")) for key in changed)
-        work.forget(STAGES[first:])
+        first = min(ORDER.index(_FIRST_STAGE.get(key.split(".")[0], "student")) for key in changed)
+        work.forget(ORDER[first:], inputs=[name for name in work.manifest["inputs"] if _reaches(changed, name)])
+
+
+def _reaches(changed: Sequence[str], name: str) -> bool:
+    """Whether one of the changed keys says which input this is: the data of a split, the model or the teacher."""
+    keys = {"model": ("model", "revision"), "teacher": ("teacher",)}.get(name, ("data",))
+    return any(key in keys or key.startswith(tuple(f"{section}." for section in keys)) for key in changed)
+
+
+def _within(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
 
 
 def _recorded(work: Workspace) -> Recipe:

@@ -15,7 +15,10 @@ from hf_shrink.files import files_below, sha256, share, sync, write_text
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
-_LOCK = ".hf_shrink.lock"
+ORDER = ("teacher", "student", "shrunk", "final", "report")
+"""The stages of a run; each may read what those before it left."""
+_OURS = ".hf_shrink"
+_LOCK = f"{_OURS}.lock"
 
 
 class Follower:
@@ -58,8 +61,9 @@ class Workspace(Follower):
 
     def __init__(self, folder: Path, *, overwrite: bool = False) -> None:
         super().__init__(folder)
-        self._made = not folder.exists()
-        self._lock = _claim(folder)
+        self._made, self._lock = _claim(folder)
+        self._anew = False
+        self._forgotten: tuple[str, ...] = ()
         try:
             self.manifest = _read_manifest(folder / MANIFEST)
         except IntegrityError:
@@ -70,20 +74,23 @@ class Workspace(Follower):
 
     def close(self) -> None:
         """Let another run have the folder."""
-        self._lock.release()
+        if not self._lock.is_locked:
+            return
         with suppress(OSError):
-            (self.folder / _LOCK).unlink()
-            if self._made:
+            (self.folder / _LOCK).unlink()  # while it is ours: after the release it may be another run's
+        self._lock.release()
+        if self._made:
+            with suppress(OSError):
                 self.folder.rmdir()  # only where nothing came to be in it
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """The recipe that this folder belongs to, or None where no run has started here."""
-        return self.manifest.get("recipe")
+        """The recipe that this folder belongs to, or None where no run has started here or it is to be forgotten."""
+        return None if self._anew else self.manifest.get("recipe")
 
     def strangers(self) -> list[str]:
         """Names in a folder that no run has claimed, sorted."""
-        return [] if self.manifest else sorted(p.name for p in self.folder.iterdir() if p.name != _LOCK)
+        return [] if self.manifest else sorted(p.name for p in self.folder.iterdir() if not p.name.startswith(_OURS))
 
     def refuse_strangers(self) -> None:
         """An error where the folder holds files that no run of ours has written."""
@@ -94,14 +101,24 @@ class Workspace(Follower):
                 "Choose another output_dir, or pass --overwrite to write among these files."
             )
 
+    def start_anew(self) -> None:
+        """Forget the run that was here; its files are removed by ``begin``, when the new one has passed every check."""
+        self._anew = True
+
     def clear(self) -> None:
-        """Forget the run: remove what its manifest lists and its stages, and nothing else."""
+        """Remove what the manifest lists and the folders of its stages, and nothing else; without a manifest, nothing."""
+        if not (self.folder / MANIFEST).is_file():
+            return
         for stage in self.manifest.get("stages", {}).values():
             for name in stage["files"]:
                 if (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
                     (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.folder / STAGES, ignore_errors=True)
-        (self.folder / MANIFEST).unlink(missing_ok=True)
+        for stage in ORDER:
+            for folder in (self.stage_folder(stage), self.scratch(stage), self._fresh(stage)):
+                shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            (self.folder / STAGES).rmdir()  # only where nothing of the user's is in it
+        (self.folder / MANIFEST).unlink()
         self.manifest = {}
 
     def begin(self, recipe: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
@@ -110,6 +127,9 @@ class Workspace(Follower):
         Raises:
             IntegrityError: the folder's earlier run read other data or other weights under the same names.
         """
+        if self._anew:
+            self.clear()
+            self._anew = False
         before = self.manifest.get("inputs", {})
         for name in sorted(set(before) & set(inputs)):
             if before[name] != inputs[name]:
@@ -117,6 +137,8 @@ class Workspace(Follower):
                     f"{self.folder.name}: {name} changed since this run began ({before[name][:12]} -> {inputs[name][:12]}).\n"
                     "Put it back, choose another output_dir, or pass --overwrite to start anew."
                 )
+        for stage in self._forgotten:  # before the new recipe is noted: its training must not go on from these checkpoints
+            shutil.rmtree(self.scratch(stage), ignore_errors=True)
         self.manifest = {
             "schema_version": 1,
             "recipe": dict(recipe),
@@ -125,11 +147,16 @@ class Workspace(Follower):
         }
         self._save()
 
-    def forget(self, stages: Iterable[str]) -> None:
-        """These stages are to run again; their files stay until then."""
-        for name in stages:
+    def forget(self, stages: Iterable[str], inputs: Iterable[str] = ()) -> None:
+        """These stages are to run again from their start, and these inputs may differ.
+
+        ``begin`` makes it so: nothing on the disk changes before the recipe has passed every check.
+        """
+        self._forgotten = tuple(stages)
+        for name in self._forgotten:
             self.manifest["stages"].pop(name, None)
-        self._save()
+        for name in inputs:
+            self.manifest["inputs"].pop(name, None)
 
     def result(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage left to know, or None where it has to run.
@@ -150,7 +177,10 @@ class Workspace(Follower):
         return result
 
     def write_stage(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """Let ``write`` fill a fresh folder, put it in place whole, and note the stage as done."""
+        """Let ``write`` fill a fresh folder, put it in place whole, and note the stage as done.
+
+        Where it leaves other files than it did before, the stages after it have to run again, too.
+        """
         return self._place(stage, self.stage_folder(stage), write)
 
     def write_artefact(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
@@ -158,7 +188,7 @@ class Workspace(Follower):
         return self._place(stage, self.folder, write)
 
     def _place(self, stage: str, target: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        fresh = self.folder / STAGES / f".{stage}.partial"
+        fresh = self._fresh(stage)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
         result = write(fresh)
@@ -166,6 +196,9 @@ class Workspace(Follower):
         for name in written:
             share(fresh / name)
             sync(fresh / name)
+        before = self.manifest["stages"].pop(stage, None)
+        if before is not None:
+            self._save()  # a kill from here on must not leave new files beside the old digests
         if target != self.folder:
             shutil.rmtree(target, ignore_errors=True)
         for name in written:
@@ -174,21 +207,29 @@ class Workspace(Follower):
         sync(target)
         shutil.rmtree(fresh)
         files = {(target / name).relative_to(self.folder).as_posix(): sha256(target / name) for name in written}
+        if before is None or before["files"] != files:
+            for later in ORDER[ORDER.index(stage) + 1 :]:
+                self.manifest["stages"].pop(later, None)
         self.manifest["stages"][stage] = {"files": files, "result": result}
         self._save()
         shutil.rmtree(self.scratch(stage), ignore_errors=True)
         return result
 
+    def _fresh(self, stage: str) -> Path:
+        return self.folder / STAGES / f".{stage}.partial"
+
     def _save(self) -> None:
-        write_text(self.folder / MANIFEST, json.dumps(self.manifest, indent=1, sort_keys=True) + "\n")
+        write_text(self.folder / MANIFEST, json.dumps(self.manifest, indent=1) + "\n")
 
 
-def _claim(folder: Path) -> FileLock:
-    if folder.exists() and not folder.is_dir():
-        raise ResourceError(f"output_dir {folder.name!r} is a file; choose a folder.")
+def _claim(folder: Path) -> tuple[bool, FileLock]:
+    """Whether the folder had to be made, and the lock on it."""
     try:
+        made = not folder.exists()
+        if not made and not folder.is_dir():
+            raise ResourceError(f"output_dir {folder.name!r} is a file; choose a folder.")
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".hf_shrink.{os.getpid()}"
+        probe = folder / f"{_OURS}.{os.getpid()}"
         probe.touch()
         probe.unlink()
         lock = FileLock(folder / _LOCK)
@@ -199,7 +240,7 @@ def _claim(folder: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise ResourceError(f"output_dir {folder.name!r} cannot be written: {error.strerror}; choose another folder.") from None
-    return lock
+    return made, lock
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
