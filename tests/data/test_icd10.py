@@ -115,7 +115,6 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
 def test_quotas_fill_small_classes_first():
     """By hand: 10 from classes of 1, 2 and 20 is 1 + 2 + 7."""
     classes = [[["a"]], [["b", "c"]], [[str(i) for i in range(20)]]]
-    assert [len(texts) for texts in icd10._balanced(classes, 10)] == [1, 2, 7]
-    assert [len(texts) for texts in icd10._balanced(classes, 100)] == [1, 2, 20]
-    assert [len(texts) for texts in icd10._balanced(classes, 2)] == [1, 1, 0]
-
+    assert [len(texts) for texts in icd10._balanced(classes, 10, 0)] == [1, 2, 7]
+    assert [len(texts) for texts in icd10._balanced(classes, 100, 0)] == [1, 2, 20]
+    assert [len(texts) for texts in icd10._balanced(classes, 2, 0)] == [1, 1, 0]
