@@ -8,7 +8,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hf_shrink"
 LAYERS = [
     {"errors"},
-    {"families", "targets", "tables", "config", "explain", "files", "finite", "quiet", "ranks", "workspace"}
+    {"families", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks", "workspace"}
     | {"yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},

@@ -4,7 +4,6 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import datasets
 from datasets import DatasetDict, disable_progress_bars, enable_progress_bars, load_dataset
@@ -12,6 +11,7 @@ from datasets import DatasetDict, disable_progress_bars, enable_progress_bars, l
 from hf_shrink.data.config import DataConfig
 from hf_shrink.data.rows import Raw
 from hf_shrink.errors import MismatchError, RecipeError, ResourceError, SecurityError, ShrinkError
+from hf_shrink.lines import first_line
 
 _ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _COMMIT = re.compile(r"@([0-9a-f]{40})/")
@@ -50,7 +50,7 @@ def read_hub(config: DataConfig, *, download: bool) -> Raw:
 def _explained(error: Exception, config: DataConfig, download: bool) -> ShrinkError:
     at = f" at revision {config.revision}" if config.revision else ""
     name = f"data set {config.dataset}{f' ({config.subset})' if config.subset else ''}{at}"
-    line = (str(error).splitlines() or [type(error).__name__])[0].replace(str(Path.home()), "~")[:300]
+    line = first_line(error)
     if isinstance(error, OSError) and (not download or datasets.config.HF_HUB_OFFLINE):
         return ResourceError(f"{name} is not in the cache, and nothing is downloaded here.\nFetch it once while online.")
     if isinstance(error, RuntimeError) and "scripts are no longer supported" in line:

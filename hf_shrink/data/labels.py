@@ -6,6 +6,7 @@ import pyarrow.compute as pc
 
 from hf_shrink.data.rows import Rows
 from hf_shrink.errors import MismatchError
+from hf_shrink.lines import few
 
 
 def encode(train: Rows, others: list[Rows]) -> tuple[tuple[str, ...], list[np.ndarray]]:
@@ -66,9 +67,9 @@ def _look_up(rows: Rows, labels: pa.ChunkedArray, names: tuple[str, ...]) -> np.
     found = pc.index_in(labels, value_set=pa.array(names, pa.string()))
     if found.null_count:
         row = pc.index(pc.is_null(found), True).as_py()
-        listed = ", ".join(map(repr, names[:10])) + (" ..." if len(names) > 10 else "")
         raise MismatchError(
-            f"{rows.where}: row {row}: label {labels[row].as_py()!r} is none of the {len(names)} classes: {listed}."
+            f"{rows.where}: row {row}: label {labels[row].as_py()!r} is none of the {len(names)} classes: "
+            f"{few(map(repr, names), 10)}."
         )
     result: np.ndarray = found.to_numpy().astype(np.int64)
     return result

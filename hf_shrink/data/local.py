@@ -16,6 +16,7 @@ from hf_shrink.data.config import DataConfig
 from hf_shrink.data.rows import Raw, check_columns, columns_of
 from hf_shrink.errors import MismatchError, RecipeError, ResourceError
 from hf_shrink.files import sha256
+from hf_shrink.lines import first_line
 
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 
@@ -65,22 +66,18 @@ def _read(file: Path, text_columns: list[str], label_column: str) -> pa.Table:
     except OSError as error:  # pyarrow's own errors are ValueErrors, or OSErrors without a number for a broken parquet file
         if error.errno is not None:
             raise ResourceError(f"{file.name}: cannot be read: {error.strerror}.") from None
-        raise MismatchError(f"{file.name}: cannot be read as {file.suffix[1:]}: {_first_line(error)}") from None
+        raise MismatchError(f"{file.name}: cannot be read as {file.suffix[1:]}: {first_line(error)}") from None
     except (pa.ArrowException, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, MismatchError):
             raise
-        raise MismatchError(f"{file.name}: cannot be read as {file.suffix[1:]}: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise MismatchError(f"{file.name}: cannot be read as {file.suffix[1:]}: {first_line(error)}") from None
 
 
 def _joined(parts: list[pa.Table], split: str) -> pa.Table:
     try:
         return pa.concat_tables(parts)
     except pa.ArrowInvalid as error:
-        raise MismatchError(f"split {split!r}: its files have columns of different types: {_first_line(error)}") from None
+        raise MismatchError(f"split {split!r}: its files have columns of different types: {first_line(error)}") from None
 
 
 def _csv(file: Path, text_columns: list[str], label_column: str, *, tabs: bool = False) -> pa.Table:
@@ -130,7 +127,7 @@ def _line(line: str, number: int, file: Path) -> Any:
     try:
         return json.loads(line)
     except ValueError as error:
-        raise MismatchError(f"{file.name}:{number}: not valid JSON: {_first_line(error)}") from None
+        raise MismatchError(f"{file.name}:{number}: not valid JSON: {first_line(error)}") from None
 
 
 def _checked(table: pa.Table, file: Path, wanted: list[str]) -> pa.Table:

@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset
 
 from hf_shrink.data.config import DataConfig
 from hf_shrink.errors import MismatchError
+from hf_shrink.lines import few
 from hf_shrink.tables import nearest
 
 
@@ -58,7 +59,7 @@ def check_columns(present: Iterable[str], wanted: Iterable[str], where: str) -> 
     for column in wanted:
         if names.count(column) != 1:
             fault = f"{names.count(column)} columns named" if column in names else "no column"
-            listed = ", ".join(map(repr, names[:20])) + (" ..." if len(names) > 20 else "")
+            listed = few(map(repr, names), 20)
             raise MismatchError(f"{where}: {fault} {column!r}.{nearest(column, names)} Columns present: {listed}.")
 
 

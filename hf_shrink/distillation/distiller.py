@@ -11,6 +11,7 @@ from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.positions import kept_positions
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, NonFiniteError
+from hf_shrink.lines import few
 
 
 class Distiller:
@@ -89,7 +90,7 @@ class Distiller:
         bad = kept & ~teacher.isfinite().all(dim=-1)
         if bad.any():
             rows = bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist()
-            raise NonFiniteError(f"teacher logits: NaN or infinity in batch rows {_listed(rows)}.")
+            raise NonFiniteError(f"teacher logits: NaN or infinity in batch rows {few(rows)}.")
         return student[kept], teacher[kept]
 
 
@@ -100,7 +101,3 @@ def _named(terms: tuple[LossTerm, ...]) -> dict[str, LossTerm]:
         again = sum(other.loss == term.loss for other in named.values())
         named[f"{term.loss}_{again + 1}" if again else term.loss] = term
     return named
-
-
-def _listed(rows: list[int]) -> str:
-    return ", ".join(map(str, rows[:5])) + (f" and {len(rows) - 5} more" if len(rows) > 5 else "")

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import IntegrityError, ShrinkError
+from hf_shrink.lines import few, first_line
 from hf_shrink.loading.align import ALIGNMENT
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
 from hf_shrink.quiet import quiet_loading
@@ -75,7 +76,7 @@ def _reload(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     except ShrinkError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise IntegrityError(f"{folder.name}: what was saved does not load: {str(error).strip().splitlines()[0]}") from error
+        raise IntegrityError(f"{folder.name}: what was saved does not load: {first_line(error)}") from error
     wrong = {
         "missing": sorted(info["missing_keys"]),
         "unexpected": sorted(info["unexpected_keys"]),
@@ -84,8 +85,7 @@ def _reload(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     keys = [key for group in wrong.values() for key in group]
     if keys:
         counts = ", ".join(f"{len(group)} {kind}" for kind, group in wrong.items())
-        more = f", ... ({len(keys) - 10} more)" if len(keys) > 10 else ""
-        raise IntegrityError(f"{folder.name}: weights do not fit the saved config: {counts}.\n{', '.join(keys[:10])}{more}")
+        raise IntegrityError(f"{folder.name}: weights do not fit the saved config: {counts}.\n{few(keys, 10)}")
     assert isinstance(again, PreTrainedModel)
     return again
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_shrink.errors import MismatchError, ResourceError
+from hf_shrink.lines import first_line
 from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.tables import pick
 
@@ -41,7 +42,7 @@ def tfidf(train: Any, test: Any) -> Predictions:
     try:
         model.fit(_texts(train), train["label"])
     except ValueError as error:
-        raise MismatchError(f"measurement.floor: {str(error).splitlines()[0]}") from error
+        raise MismatchError(f"measurement.floor: {first_line(error)}") from error
     return Predictions.of(model.predict(_texts(test)), test["label"])
 
 

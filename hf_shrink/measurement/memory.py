@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from hf_shrink.errors import ResourceError, ShrinkError
+from hf_shrink.lines import without_home
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.values import Measurement, plural
 
@@ -54,7 +55,7 @@ def memory(folder: Path, config: MeasurementConfig, *, threads: int) -> list[Mea
 def _last_line(text: str, code: int) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     line = lines[-1] if lines else f"the process ended with code {code}, as it does when memory runs out."
-    return line.replace(str(Path.home()), "~")[:300]
+    return without_home(line)[:300]
 
 
 def _resident(key: str) -> int:

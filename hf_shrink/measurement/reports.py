@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink.lines import first_line
 from hf_shrink.measurement.values import Report
 
 NAME = "hf_shrink_report.json"
@@ -24,8 +25,7 @@ def read_report(folder: str | Path) -> tuple[list[Report], str | None]:
         stages = [Report.from_stage(stage) for stage in data["stages"]]
         baseline = data.get("baseline")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise IntegrityError(f"{path.parent.name}/{NAME}: not a report of hf_shrink: {line}") from error
+        raise IntegrityError(f"{path.parent.name}/{NAME}: not a report of hf_shrink: {first_line(error)}") from error
     if not stages or not (baseline is None or isinstance(baseline, str)):
         raise IntegrityError(f"{path.parent.name}/{NAME}: not a report of hf_shrink: no stages, or a baseline that is no name.")
     return stages, baseline

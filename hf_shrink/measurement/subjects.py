@@ -13,6 +13,7 @@ from torch import nn
 from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
 from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
+from hf_shrink.lines import first_line
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.quiet import quiet_loading
@@ -85,9 +86,9 @@ def explained(where: str) -> Iterator[None]:
     except MemoryError as error:
         raise ResourceError(f"{where}: not enough memory. Use a smaller batch.") from error
     except (ValueError, RuntimeError, IndexError, KeyError, TypeError, AssertionError, OSError, ImportError) as error:
-        line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        line = first_line(error)
         kind = ResourceError if "alloc" in line else MismatchError
-        raise kind(f"{where}: {line.replace(str(Path.home()), '~')[:300]}") from error
+        raise kind(f"{where}: {line}") from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Load a classifier, its tokenizer or its config, strictly: what a checkpoint lacks is named, never made up in silence."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError, ShrinkError
 from hf_shrink.finite import check_finite
+from hf_shrink.lines import few, first_line
 from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.models.reference import check_source, is_local, shown
@@ -142,7 +143,7 @@ def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]
     own = labels_of(model)
     if set(own) != set(label_names):
         raise MismatchError(
-            f"{where} has {len(own)} labels {_few(own)}; the data has {len(label_names)}: {_few(label_names)}.\n"
+            f"{where} has {len(own)} labels {few(own)}; the data has {len(label_names)}: {few(label_names)}.\n"
             "Fine-tune it on these labels first, or set id2label in its config."
         )
 
@@ -163,14 +164,9 @@ def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_he
         counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(mismatched)} of another shape"
         raise MismatchError(
             f"{where}: its weights do not fit {type(model).__name__}: {counts}.\n"
-            f"{_few([*missing, *mismatched, *unexpected], 10)}\n"
+            f"{few([*missing, *mismatched, *unexpected], 10)}\n"
             "Use a checkpoint of this architecture" + (", or ask for a new head." if not new_head else ".")
         )
-
-
-def _few(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f", ... ({len(names) - most} more)" if len(names) > most else "")
 
 
 @contextmanager
@@ -183,13 +179,13 @@ def _explained(what: str, revision: str | None) -> Iterator[None]:
     except SafetensorError as error:
         raise IntegrityError(f"{what}: its weights file is damaged ({error}). Download or copy it again.") from error
     except ImportError as error:
-        raise ResourceError(f"{what}: a package is missing: {_first_line(error)}") from error
+        raise ResourceError(f"{what}: a package is missing: {first_line(error)}") from error
     except OSError as error:
         raise ResourceError(f"{what}: {_reason(error, revision)}") from error
     except (ValueError, KeyError, RuntimeError) as error:
         if "trust_remote_code" in str(error):
             raise SecurityError(f"{what}: it needs code from its own repository, which hf_shrink never runs.") from error
-        raise MismatchError(f"{what}: {_first_line(error)}") from error
+        raise MismatchError(f"{what}: {first_line(error)}") from error
 
 
 def _reason(error: BaseException, revision: str | None) -> str:
@@ -208,9 +204,4 @@ def _reason(error: BaseException, revision: str | None) -> str:
         return "not in the cache, and the Hub is off or out of reach. Download it once while online, or name a folder."
     if "safetensors" in str(error):
         return "no model.safetensors in it; other formats can run code and are not read. Convert it to safetensors."
-    return _first_line(error)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0].replace(str(Path.home()), "~")
+    return first_line(error)

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.lines import few
 
 _PLAIN_NAME = re.compile(r"LABEL_\d+")
 _PROBE = "Zoë's 2 CATS aren't here; naïve ﬁt, 東京 (1,000.5 €)"  # case, accents, a ligature, digits, two scripts
@@ -58,18 +59,18 @@ def labels_of(model: PreTrainedModel) -> list[str]:
 def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:
     if len(student) != len(teacher):
         raise MismatchError(
-            f"teacher: it has {len(teacher)} labels ({_few(teacher)}), the student {len(student)} ({_few(student)}).\n"
+            f"teacher: it has {len(teacher)} labels ({few(teacher)}), the student {len(student)} ({few(student)}).\n"
             "Use a teacher of the same classes."
         )
     for who, names in (("student", student), ("teacher", teacher)):
         if len(set(names)) < len(names):
-            raise MismatchError(f"{who}: label names repeat: {_few(names)}. Give each class its own name in id2label.")
+            raise MismatchError(f"{who}: label names repeat: {few(names)}. Give each class its own name in id2label.")
     if set(student) != set(teacher):
         only_student, only_teacher = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
         hint = " and the order is unknown" if all(map(_PLAIN_NAME.fullmatch, teacher)) else ""
         raise MismatchError(
-            f"teacher: label names differ{hint}: only the student has {_few(only_student)}; only the teacher has "
-            f"{_few(only_teacher)}.\nSet the same names in id2label of both configs."
+            f"teacher: label names differ{hint}: only the student has {few(only_student)}; only the teacher has "
+            f"{few(only_teacher)}.\nSet the same names in id2label of both configs."
         )
     order = tuple(teacher.index(name) for name in student)
     return None if order == tuple(range(len(order))) else order
@@ -99,7 +100,3 @@ def _check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTok
 
 def _ids(tokenizer: PreTrainedTokenizerBase) -> list[Any]:
     return list(tokenizer(_PROBE)["input_ids"])
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "") if names else "none"

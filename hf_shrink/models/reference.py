@@ -7,6 +7,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from hf_shrink.errors import RecipeError, ResourceError, SecurityError
+from hf_shrink.lines import without_home
 
 _PACKAGE = "package:"
 
@@ -74,7 +75,7 @@ def local_folder(reference: str, revision: str | None = None) -> Path:
 
 def shown(reference: str) -> str:
     """The reference in quotes, with the home folder written as ``~``: errors end up in public logs."""
-    return repr(reference.replace(str(Path.home()), "~"))
+    return repr(without_home(reference))
 
 
 def _package_folder(name: str, reference: str) -> Path:

@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hf_shrink.errors import IntegrityError
+from hf_shrink.lines import first_line
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.measurement.markdown import cell, clean, code, inline
@@ -59,7 +60,7 @@ def check(card: str, expected: Mapping[str, Any]) -> None:
         found = yaml.safe_load(block[2]) if block else None
         results = getattr(ModelCard(card).data, "eval_results", None) or []
     except (ValueError, yaml.YAMLError) as error:
-        raise IntegrityError(f"README.md: its metadata cannot be read again: {str(error).splitlines()[0]}") from error
+        raise IntegrityError(f"README.md: its metadata cannot be read again: {first_line(error)}") from error
     metrics = [m for model in expected.get("model-index", []) for r in model["results"] for m in r["metrics"]]
     if found != dict(expected) or [r.metric_value for r in results] != [m["value"] for m in metrics]:
         raise IntegrityError("README.md: its metadata does not read back as it was written; the card was changed on the way.")

@@ -18,6 +18,7 @@ from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hf_shrink.errors import IntegrityError, NonFiniteError, ResourceError
+from hf_shrink.lines import first_line
 from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.targets import Projection, oriented
@@ -178,7 +179,7 @@ def _check_machine(quantizer: Any) -> None:
     try:
         quantizer.validate_environment(device_map=None)
     except (ImportError, RuntimeError) as error:
-        raise ResourceError(f"quantization: {str(error).strip().splitlines()[0]}") from error
+        raise ResourceError(f"quantization: {first_line(error)}") from error
 
 
 def _library() -> Any:

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.lines import first_line
 
 
 def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int, where: str) -> TrainingArguments:
@@ -29,7 +30,7 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
             }
         )
     except (TypeError, ValueError, ImportError) as error:
-        raise RecipeError(f"{where}: {str(error).splitlines()[0][:300]}") from None
+        raise RecipeError(f"{where}: {first_line(error)}") from None
 
 
 def optimizer_steps(arguments: TrainingArguments, rows: int) -> int:
