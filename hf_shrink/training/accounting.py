@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-IGNORED = -100
+from hf_shrink.distillation.positions import IGNORED
 
 _UNSHIFTED = {"XLNetLMHeadModel", "XLMWithLMHeadModel"}
 """Language models among the causal ones whose labels stand at the position they are predicted from."""
