@@ -1,6 +1,7 @@
 """How large ``model.safetensors`` will be, from shapes alone."""
 
 import json
+import math
 
 import torch
 from transformers import PreTrainedModel
@@ -25,7 +26,7 @@ def predicted_bytes(model: PreTrainedModel, config: QuantizationConfig | None) -
         Header and weights; off by a few bytes a layer where a number's digits are stored as text.
     """
     tensors = _tensors(model, config)
-    payload = sum(dtype.itemsize * _count(shape) for dtype, shape in tensors.values())
+    payload = sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values())
     return 8 + _header_bytes(tensors) + payload
 
 
@@ -52,15 +53,8 @@ def _header_bytes(tensors: Tensors) -> int:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, (dtype, shape) in tensors.items():
-        end = offset + dtype.itemsize * _count(shape)
+        end = offset + dtype.itemsize * math.prod(shape)
         header[name] = {"dtype": _NAMES.get(dtype, "I64"), "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":"))
     return (8 + len(text) + 63) // 64 * 64 - 8
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
