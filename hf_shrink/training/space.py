@@ -9,6 +9,7 @@ from transformers.trainer_utils import SaveStrategy
 
 from hf_shrink.errors import ResourceError
 from hf_shrink.files import files_below
+from hf_shrink.measurement.numbers import quantity
 from hf_shrink.training.store import checkpoints
 
 
@@ -29,7 +30,8 @@ def check_space(folder: Path, *, size: int, keep: int) -> None:
     free = shutil.disk_usage(disk).free
     if needed > free:
         raise ResourceError(
-            f"output_dir: {keep + 1} checkpoints: needs {_text(needed)}, {_text(free)} free on {folder.name!r}.\n"
+            f"output_dir: {keep + 1} checkpoints: needs {quantity(needed, 'bytes')}, "
+            f"{quantity(free, 'bytes')} free on {folder.name!r}.\n"
             "Free some space, or set save_total_limit or save_only_model."
         )
 
@@ -51,7 +53,3 @@ def checkpoints_kept(args: TrainingArguments, *, max_steps: int, save_steps: flo
     elif args.save_strategy == SaveStrategy.EPOCH:
         written = max(round(args.num_train_epochs), 1)
     return min(written, args.save_total_limit) if args.save_total_limit else written
-
-
-def _text(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 5e7 else f"{size / 1e6:.1f} MB"
