@@ -57,7 +57,6 @@ def config_of(
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
         revision: commit, tag or branch on the Hub.
         label_names: classes for a new head; None leaves the config's own.
-        download: whether it may come from the Hub.
         download: whether a config that is not in the cache may be fetched.
 
     Raises:
