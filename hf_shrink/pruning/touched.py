@@ -34,14 +34,6 @@ class Touched:
     kept: int
     before: int
 
-    @property
-    def sparsity(self) -> float:
-        """The fraction that goes, after rounding."""
-        return (self.before - self.kept) / self.before
-
-    def __str__(self) -> str:
-        return f"{self.module}: {self.kept} of {self.before} {self.unit}"
-
 
 @dataclass(frozen=True)
 class PruningPlan:
@@ -50,15 +42,11 @@ class PruningPlan:
     Attributes:
         rows: what is touched, in the order of the entries.
         skipped: projections that no entry touches, by full name.
-        parameters_before: parameters now, each shared one once.
-        parameters_after: parameters after shrinking, exactly; zeros are counted, they are still there.
         zeros: parameters set to zero that stay in the file.
     """
 
     rows: tuple[Touched, ...]
     skipped: tuple[str, ...]
-    parameters_before: int
-    parameters_after: int
     zeros: int
 
 
@@ -80,13 +68,9 @@ def touched(model: Any, configs: PruningConfig | Sequence[PruningConfig], total_
             window_of(entry, total_steps, f"pruning.{index}")
     groups = groups_of(model, entries)
     reached = {id(piece.module) for group in groups for piece in group.pieces}
-    before = sum(parameter.numel() for parameter in model.parameters())
-    cut = [group for group in groups if group.config.structure == "ffn"]
     return PruningPlan(
         rows=tuple(_row(group) for group in groups),
         skipped=tuple(name for name, module in projections(model).items() if id(module) not in reached),
-        parameters_before=before,
-        parameters_after=before - sum(group.removed * _parameters_each(group) for group in cut),
         zeros=sum(group.removed for group in groups if group.config.structure == "unstructured"),
     )
 
@@ -101,8 +85,3 @@ def _row(group: Group) -> Touched:
     unit = "neurons" if group.config.structure == "ffn" else "weights"
     before = group.shape.numel()
     return Touched(group.name, group.entry, group.config.structure, unit, before - group.removed, before)
-
-
-def _parameters_each(group: Group) -> int:
-    """Parameters that go with one neuron: its rows, its biases and its column."""
-    return sum(piece.parameter.numel() for piece in group.pieces) // group.shape.numel()

@@ -7,7 +7,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.families import FAMILIES
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.oneshot import prune
-from hf_shrink.pruning.touched import outline, touched
+from hf_shrink.pruning.touched import Touched, outline, touched
 from hf_shrink.targets import projections
 from tests import tiny
 
@@ -30,8 +30,7 @@ def test_expected_numbers_are_exact_and_the_same_on_the_meta_device(name):
     configs = [FFN, attention_only(name)]
     plan, pruned = touched(blank, configs, total_steps=10), prune(model, configs)
     assert plan == touched(model, configs)
-    assert plan.parameters_before == sum(p.numel() for p in model.parameters())
-    assert plan.parameters_after == sum(p.numel() for p in pruned.parameters()) < plan.parameters_before
+    assert outline(blank, configs).num_parameters() == pruned.num_parameters() < model.num_parameters()
     inside = [p for row in plan.rows if row.structure == "unstructured" for p in (pruned.get_submodule(row.module).weight,)]
     assert plan.zeros == sum(int((p == 0).sum()) for p in inside) > 0
     for row in plan.rows:
@@ -41,22 +40,21 @@ def test_expected_numbers_are_exact_and_the_same_on_the_meta_device(name):
 
 def test_tied_embeddings_are_counted_once():
     """By hand: the causal Llama with and without a tied head differ by the head alone."""
-    tied = touched(tiny.tiny_causal_lm("llama", tie_word_embeddings=True), FFN)
-    free = touched(tiny.tiny_causal_lm("llama"), FFN)
-    assert free.parameters_after - tied.parameters_after == len(tiny.VOCABULARY) * 32
+    tied = outline(tiny.tiny_causal_lm("llama", tie_word_embeddings=True), FFN)
+    free = outline(tiny.tiny_causal_lm("llama"), FFN)
+    assert free.num_parameters() - tied.num_parameters() == len(tiny.VOCABULARY) * 32
 
 
-def test_a_row_reads_as_a_sentence_and_what_is_not_touched_is_listed():
+def test_a_row_counts_what_stays_and_what_is_not_touched_is_listed():
     model = tiny.tiny_classifier("bert", hidden=8, ffn=1536)
     plan = touched(model, PruningConfig(structure="ffn", sparsity=0.5, round_to=64))
-    assert str(plan.rows[0]) == "bert.encoder.layer.0: 768 of 1536 neurons" and plan.rows[0].sparsity == 0.5
+    assert plan.rows[0] == Touched("bert.encoder.layer.0", "pruning.0", "ffn", "neurons", 768, 1536)
     assert set(plan.skipped) == {
         n for n in projections(model) if not n.endswith(("intermediate.dense", "0.output.dense", "1.output.dense"))
     }
     plan = touched(model, PruningConfig(sparsity=0.25, target_modules=["classifier"]))
-    assert [str(row) for row in plan.rows] == ["classifier: 18 of 24 weights"] and len(plan.skipped) == len(
-        projections(model)
-    ) - 1
+    assert plan.rows == (Touched("classifier", "pruning.0", "unstructured", "weights", 18, 24),)
+    assert len(plan.skipped) == len(projections(model)) - 1
 
 
 def test_schedules_are_checked_only_where_the_length_of_the_training_is_known():
