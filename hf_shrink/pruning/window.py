@@ -37,8 +37,8 @@ def window_of(config: PruningConfig, total_steps: int, where: str) -> Window:
             f"{where}.begin_step: schedule never fires: begin_step {config.begin_step} >= {total_steps} steps; lower it."
         )
     window = Window(config.schedule, config.begin_step, end_step, config.interval)
-    if end_step > total_steps:
-        reached = window.at(total_steps, config.sparsity)
+    reached = window.at(total_steps, config.sparsity)
+    if reached < config.sparsity:
         raise RecipeError(
             f"{where}.end_step: end_step {end_step} > {total_steps} steps; would stop at sparsity {reached:.2f}, "
             f"not {config.sparsity:.2f}. Lower end_step or leave it out."

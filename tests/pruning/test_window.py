@@ -23,6 +23,12 @@ def test_an_end_after_training_is_refused_with_the_sparsity_it_would_reach():
         window_of(config, 300, "pruning.2")
 
 
+def test_a_jump_that_has_happened_needs_no_end():
+    """Refused, it would be told that it stops at sparsity 0.80, not 0.80."""
+    window = window_of(PruningConfig(sparsity=0.8, schedule="constant", begin_step=3, end_step=773), 300, "pruning.0")
+    assert [window.at(step, 0.8) for step in (2, 3, 300)] == [0.0, 0.8, 0.8]
+
+
 @pytest.mark.parametrize("steps", [300, 299, 1])
 def test_a_begin_at_or_after_the_last_step_is_refused(steps):
     """The schedule never fires, and the run looks like any other."""
