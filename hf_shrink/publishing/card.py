@@ -20,6 +20,7 @@ from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.metadata import metadata, title
 from hf_shrink.publishing.private import published
+from hf_shrink.yaml_core import write
 
 _SAME = 0.05
 """A factor within 5% of 1 is neither smaller nor faster."""
@@ -39,9 +40,8 @@ def render(report: Mapping[str, Any]) -> str:
     stages = [Report.from_stage(stage) for stage in clean_report.get("stages") or []]
     final = stages[-1] if stages else None
     head = metadata(clean_report, final)
-    card = (
-        _environment().get_template("card_template.md").render(_facts(clean_report, stages), front_matter=Markup(_yaml(head)))
-    )
+    template = _environment().get_template("card_template.md")
+    card = template.render(_facts(clean_report, stages), front_matter=Markup(write(head).strip()))
     check(card, head)
     return card
 
@@ -102,7 +102,7 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "usage": _fenced(_usage(str(recipe.get("task")), report.get("tier")), "python"),
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
-        "recipe": _fenced(_yaml(recipe), "yaml") if recipe else None,
+        "recipe": _fenced(write(recipe).strip(), "yaml") if recipe else None,
         "remarks": report.get("remarks") or [],
         "license": clean(given.get("license") or ""),
         "base_model": clean(given.get("base_model") or ""),
@@ -161,7 +161,3 @@ def _fenced(text: str, language: str) -> Markup:
     """A code block whose fence is longer than any run of backticks in it."""
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
     return Markup(f"{fence}{language}\n{text}\n{fence}")
-
-
-def _yaml(data: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=1_000_000).strip()
