@@ -9,14 +9,13 @@ from hf_shrink.loading.register import register_when_needed
 if TYPE_CHECKING:
     from hf_shrink.distillation.config import DistillationConfig, LossTerm
     from hf_shrink.errors import ShrinkError
+    from hf_shrink.loading.oneshot import prune, quantize
     from hf_shrink.loading.shrink_config import ShrinkConfig
     from hf_shrink.measurement.compare import compare
     from hf_shrink.measurement.measure import measure
     from hf_shrink.pipeline import run
     from hf_shrink.pruning.config import PruningConfig
-    from hf_shrink.pruning.oneshot import prune
     from hf_shrink.quantization.config import QuantizationConfig
-    from hf_shrink.quantization.quantize import quantize
     from hf_shrink.recipe import Recipe
     from hf_shrink.training.trainer import ShrinkTrainer
 
@@ -34,8 +33,8 @@ _HOMES = {
     "ShrinkTrainer": "hf_shrink.training.trainer",
     "compare": "hf_shrink.measurement.compare",
     "measure": "hf_shrink.measurement.measure",
-    "prune": "hf_shrink.pruning.oneshot",
-    "quantize": "hf_shrink.quantization.quantize",
+    "prune": "hf_shrink.loading.oneshot",
+    "quantize": "hf_shrink.loading.oneshot",
     "run": "hf_shrink.pipeline",
 }
 

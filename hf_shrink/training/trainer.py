@@ -15,6 +15,7 @@ from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.loading.oneshot import recorded
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.surgery import shrink
@@ -94,12 +95,14 @@ class ShrinkTrainer(DurableTrainer):
     def shrink(self) -> PreTrainedModel:
         """A physically smaller copy of the trained model: masked neurons are gone, masked weights are zero.
 
+        Its own ``save_pretrained`` makes a folder that loads again, after ``import hf_shrink`` where layers differ in width.
+
         Raises:
             RecipeError: there is no pruning, or training has not begun.
         """
         if self.pruner is None:
             raise RecipeError("shrink: there are no masks; pass pruning= to ShrinkTrainer and call train() first.")
-        return shrink(self.student, self.pruner.masks()).model
+        return recorded(shrink(self.student, self.pruner.masks()).model)
 
     # ---- loss ----
 

@@ -146,3 +146,20 @@ def test_pruning_a_model_with_adapters_is_refused(tmp_path):
     with pytest.raises(RecipeError, match="adapters"):
         trainer_for("bert", "classification", tmp_path, more={"pruning": entry(), "peft_config": lora})
     assert model_for("bert", "classification") is not None
+
+
+def test_a_shrunk_model_with_layers_of_different_widths_saves_itself(tmp_path):
+    """Its weights fit no stock config: without a record the folder would not load again."""
+    from transformers import AutoModelForSequenceClassification
+
+    config = PruningConfig(structure="ffn", sparsity=0.5, end_step=2, target_modules=["layer.0.intermediate.dense"])
+    trainer = trainer_for("bert", "classification", tmp_path / "run", more={"pruning": config}, max_steps=2)
+    trainer.train()
+    small = trainer.shrink().eval()
+    widths = [layer.intermediate.dense.out_features for layer in small.bert.encoder.layer]
+    assert widths == [32, 64] and not hasattr(trainer.model.config, "quantization_config")
+    small.save_pretrained(tmp_path / "small")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
+    batch = {"input_ids": torch.tensor([[2, 5, 9, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
+    with torch.no_grad():
+        assert torch.equal(small(**batch).logits, again(**batch).logits)

@@ -1,0 +1,60 @@
+"""``prune`` and ``quantize`` for users: what they return can be saved with its own ``save_pretrained``, whatever its shapes."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from hf_shrink.loading.save import record_shapes
+from hf_shrink.loading.shrink_config import ShrinkConfig
+from hf_shrink.pruning import oneshot
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.surgery import odd_shapes
+from hf_shrink.quantization import quantize as quantization
+from hf_shrink.quantization.config import QuantizationConfig
+
+
+def prune(
+    model: PreTrainedModel, config: PruningConfig | Sequence[PruningConfig], calibration: Iterable[Any] | None = None
+) -> PreTrainedModel:
+    """A pruned copy of ``model``, at full sparsity at once: smaller for ffn, with zeros for unstructured.
+
+    Layers of different widths are recorded in its config, so that its ``save_pretrained`` makes a folder that loads again
+    after ``import hf_shrink``.
+
+    Args:
+        model: a float transformers model; stays as it is.
+        config: one entry or several that do not overlap, without the words that say when.
+        calibration: batches for criteria that need them.
+
+    Raises:
+        RecipeError: targets that cannot be meant, or something that would be ignored: a schedule, a calibration nobody needs.
+        MismatchError: a model that is quantised already or carries an adapter.
+        NonFiniteError: a weight is NaN or infinite.
+    """
+    return recorded(oneshot.prune(model, config, calibration))
+
+
+def quantize(model: PreTrainedModel, config: QuantizationConfig) -> PreTrainedModel:
+    """A copy of ``model`` stored in fewer bits, in eval mode; ``model`` stays as it is.
+
+    ``save_pretrained`` of the copy writes a folder that plain transformers loads; after ``import hf_shrink`` where layers have
+    different widths. Heads, poolers, tied and unfit layers are kept in float.
+
+    Args:
+        model: a model with floating-point weights; layers may have any widths.
+        config: how many bits, and what goes with them.
+
+    Raises:
+        RecipeError: quantised already, or nothing is left to quantise.
+        NonFiniteError: a weight is NaN or infinite, or too large for the new precision.
+        ResourceError: bitsandbytes is missing.
+    """
+    return recorded(quantization.quantize(model, config))
+
+
+def recorded(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` itself; its config now says what its feed-forward layers look like, where a stock config cannot."""
+    if odd_shapes(model) or isinstance(getattr(model.config, "quantization_config", None), ShrinkConfig):
+        record_shapes(model)
+    return model
