@@ -94,8 +94,8 @@ def _config(folder: Path) -> dict[str, Any]:
         return dict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise MismatchError(f"{folder.name}: no config.json; name the folder that save_pretrained wrote.") from None
-    except ValueError:
-        raise IntegrityError(f"{folder.name}/config.json: not valid JSON.") from None
+    except (ValueError, TypeError):
+        raise IntegrityError(f"{folder.name}/config.json: not valid JSON, or no JSON object.") from None
 
 
 def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:

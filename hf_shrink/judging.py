@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from hf_shrink.answers import by_name
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.measurement.compare import compare
@@ -16,17 +17,20 @@ from hf_shrink.recipe import Recipe
 
 
 def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
-    """One column: size, compute, memory and speed; quality too where a recipe names the data.
+    """One column: size, compute, memory and speed; quality too where a recipe names the data. Downloads nothing.
 
     Raises:
-        ShrinkError: the model is not on this machine, cannot be loaded, or does not fit the data.
+        ShrinkError: model or data are not on this machine, cannot be loaded, or do not fit each other.
     """
     folder = local_folder(reference)
     if recipe is None:
         return compare([measure(folder)])
-    tokenizer = load_tokenizer(reference)
-    tokens = tokenize(load_splits(recipe.data), tokenizer, recipe.data.max_length)
-    return compare([measure(folder, dataset=tokens.test, tokenizer=tokenizer, config=recipe.measurement)])
+    tokenizer = load_tokenizer(reference, download=False)
+    splits = load_splits(recipe.data, download=False)
+    test = tokenize(splits, tokenizer, recipe.data.max_length).test
+    answers = by_name(folder, splits.label_names, test, tokenizer, batch_size=max(recipe.measurement.batch_sizes))
+    subject = Subject(folder.resolve().name, folder=folder, predictions=answers)
+    return compare(measure_all([subject], dataset=test, tokenizer=tokenizer, config=recipe.measurement))
 
 
 def compare_models(references: Sequence[str]) -> Comparison:

@@ -32,7 +32,7 @@ from hf_shrink.training.store import checkpoints
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.workspace import Follower, Workspace
 
-MASKS = "hf_shrink_masks.safetensors"
+MASKS = "masks/masks.safetensors"  # below the stage's folder: beside the weights it would be counted as weights
 FINAL = "final"
 
 
@@ -92,9 +92,9 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
     try:
         agree(None)  # nobody goes on before the leader has looked at the folder
         prepared = prepare(recipe, download=True)
+        job = Job(recipe, prepared, tokenize(prepared.splits, prepared.tokenizer, recipe.data.max_length), work)
         if isinstance(work, Workspace):
             work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
-        job = Job(recipe, prepared, tokenize(prepared.splits, prepared.tokenizer, recipe.data.max_length), work)
         teacher = _teacher(job)
         student = _student(job, teacher)
         if not isinstance(work, Workspace):
@@ -115,6 +115,8 @@ def _teacher(job: Job) -> Path | None:
 
     def write(fresh: Path) -> dict[str, Any]:
         assert config is not None and config.training is not None
+        if job.recipe.student.start == "model":
+            _start(job, None)  # weights that the student cannot start from are found before the teacher is trained
         set_seed(job.recipe.seed)
         names = job.prepared.splits.label_names
         model = load_classifier(config.model, label_names=names, revision=config.revision, new_head=True)
@@ -183,6 +185,7 @@ def _train(
     if is_leader():
         save(trainer.student, fresh, tokenizer=job.prepared.tokenizer)
         if trainer.pruner is not None:
+            (fresh / MASKS).parent.mkdir()
             save_file({name: mask.cpu() for name, mask in trainer.pruner.masks().items()}, fresh / MASKS)
     return {"seconds": round(time.monotonic() - began, 1), "steps": trainer.state.global_step}
 

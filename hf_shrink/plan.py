@@ -1,5 +1,6 @@
 """What a recipe would do: every check and every expected number that can be had without training."""
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -12,11 +13,16 @@ from rich.text import Text
 from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.data.splits import Splits, load_splits
+from hf_shrink.errors import RecipeError
+from hf_shrink.loading.shapes import resize
+from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.models.load import config_of, load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
+from hf_shrink.models.reference import shown
 from hf_shrink.models.student import drop_layers
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
@@ -97,14 +103,14 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
     splits = load_splits(recipe.data, download=download)
     reference, revision = start_of(recipe)
-    tokenizer = load_tokenizer(reference, revision=revision)
+    tokenizer = load_tokenizer(reference, revision=revision, download=download)
     steps = _steps(recipe.training, recipe.seed, len(splits.train), "training")
     start = _blueprint(reference, revision, splits.label_names, download)
     pair, stages = None, _floor(recipe, splits)
     if recipe.teacher is not None:
         trained = recipe.teacher.training is not None
         teacher = _blueprint(recipe.teacher.model, recipe.teacher.revision, splits.label_names if trained else None, download)
-        spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision)
+        spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision, download=download)
         pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken)
         stages.append(_teacher(recipe, splits, teacher, pair))
     student = start if recipe.student.layers is None else drop_layers(start, recipe.student.layers)
@@ -130,10 +136,21 @@ def start_of(recipe: Recipe) -> tuple[str, str | None]:
 
 
 def _blueprint(reference: str, revision: str | None, label_names: tuple[str, ...] | None, download: bool) -> PreTrainedModel:
-    """The model without its weights: right in every shape, on the meta device, in no time."""
+    """The model without its weights: right in every shape, on the meta device, in no time.
+
+    With ``label_names`` it is to be trained, so in float32; without, it stays as it is stored.
+    """
     config = config_of(reference, revision=revision, label_names=label_names, download=download)
+    precision = {} if label_names is None else {"dtype": torch.float32}
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config)  # type: ignore[no-untyped-call]
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, **precision)  # type: ignore[no-untyped-call]
+    if label_names is not None and (stored := existing_quantization(model)) is not None:
+        raise RecipeError(
+            f"{shown(reference)}: quantised ({stored}), which cannot be trained; name the float model it came from."
+        )
+    record = getattr(config, "quantization_config", None)
+    if isinstance(record, dict) and record.get("quant_method") == METHOD:
+        resize(model, ShrinkConfig(**record).shapes)
     return model
 
 
@@ -160,7 +177,8 @@ def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pai
     config = recipe.teacher
     assert config is not None
     if config.training is None:
-        return _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), {}, teacher, "")
+        stage = _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), {}, teacher, "")
+        return stage if existing_quantization(teacher) is None else dataclasses.replace(stage, bytes=None)
     steps = _steps(config.training, recipe.seed, len(splits.train), "teacher.training")
     does = (f"fine-tunes {config.model} for {steps} steps", *pair.notes)
     return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")

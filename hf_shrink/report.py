@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from hf_shrink.answers import by_name
 from hf_shrink.data.tokenize import TokenizedSplits
 from hf_shrink.files import sha256
 from hf_shrink.measurement.environment import environment
@@ -60,7 +61,7 @@ def write_report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, wo
 
 def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> dict[str, Any]:
     began = time.monotonic()
-    subjects = _subjects(recipe, prepared, work)
+    subjects = _subjects(recipe, prepared, tokens, work)
     names = [subject.name for subject in subjects]
     baseline = names.index("teacher") if "teacher" in names else names.index("student")
     reports = measure_all(
@@ -87,23 +88,21 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
     }
 
 
-def _subjects(recipe: Recipe, prepared: Prepared, work: Workspace) -> list[Subject]:
+def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> list[Subject]:
     """One for each stage that made something, in order; the last model is the artefact itself."""
     found = []
+    names, batch_size = prepared.splits.label_names, max(recipe.measurement.batch_sizes)
     for stage in prepared.plan.stages:
         if stage.name == "floor":
             assert recipe.measurement.floor is not None
             predictions = floor(recipe.measurement.floor, prepared.splits.train, prepared.splits.test)
             found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
         elif stage.name != "report":
-            found.append(
-                Subject(
-                    stage.name,
-                    _TITLES[stage.name],
-                    _did(stage.name, stage.does, work),
-                    folder=_folder(recipe, stage.name, work),
-                )
-            )
+            folder, answers = _folder(recipe, stage.name, work), None
+            if stage.name == "teacher":  # one that is taken as it comes may have its classes in another order
+                answers = by_name(folder, names, tokens.test, prepared.tokenizer, batch_size=batch_size)
+            did = _did(stage.name, stage.does, work)
+            found.append(Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers))
     last = found.pop()
     return [*found, Subject(last.name, last.title, last.did, folder=work.folder)]
 

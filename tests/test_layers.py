@@ -12,7 +12,7 @@ LAYERS = [
     | {"yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words"},
+    {"words", "answers"},
     {"plan"},
     {"resume", "report", "judging", "inspection"},
     {"pipeline"},
@@ -38,7 +38,9 @@ def imports(path: Path) -> list[tuple[int, str]]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
-            found.append((node.lineno, node.module or ""))
+            module = node.module or ""
+            whole = [f"{module}.{alias.name}" for alias in node.names] if module == "hf_shrink" else [module]
+            found.extend((node.lineno, name) for name in whole)
         elif isinstance(node, ast.Import):
             found.extend((node.lineno, name.name) for name in node.names)
     return found
@@ -65,6 +67,7 @@ def test_a_file_imports_from_lower_layers_only(path: Path):
         if not name.startswith("hf_shrink."):
             continue
         there = name.split(".")[1]
+        assert there in LEVEL, f"{path.relative_to(PACKAGE)}:{line} imports {name}, a public name: take it from its own file"
         if there == here:
             continue
         where = f"{path.relative_to(PACKAGE)}:{line} imports {name}"

@@ -1,0 +1,49 @@
+"""What a saved classifier says of labelled data, its classes matched by name: by index a perfect model may score nothing."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.measurement.quality import predict
+from hf_shrink.measurement.subjects import load
+from hf_shrink.models.load import config_of
+
+_PLAIN = re.compile(r"LABEL_\d+")
+
+
+def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: Any, *, batch_size: int) -> Predictions | None:
+    """The model's answers in the order of ``label_names``, or None where its own order is that already.
+
+    Args:
+        folder: of the saved model.
+        label_names: classes of the data, in the order of its labels. Plain ones (``LABEL_0``, ...) are no names: None then.
+        dataset: tokenised, with ``labels``.
+        tokenizer: pads it.
+        batch_size: rows at a time.
+
+    Raises:
+        MismatchError: the model knows other classes.
+    """
+    names: dict[Any, str] = dict(config_of(str(folder)).id2label or {})
+    own = [names[i] for i in sorted(names)]
+    if own == list(label_names) or all(map(_PLAIN.fullmatch, label_names)):
+        return None
+    if sorted(own) != sorted(label_names):
+        raise MismatchError(
+            f"{folder.name}: its {len(own)} labels are {_few(own)}; the data has {len(label_names)}: {_few(label_names)}.\n"
+            "Judge a model of the same classes, or set their names in id2label of its config."
+        )
+    model, missing = load(folder)
+    if missing:
+        return None  # the measurement refuses such a model
+    order = np.array([own.index(name) for name in label_names])
+    return Predictions.from_logits(predict(model, dataset, tokenizer, batch_size=batch_size)[:, order], dataset["labels"])
+
+
+def _few(names: Sequence[str], most: int = 4) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
