@@ -32,7 +32,8 @@ Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders,
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.ENOMEM}
+_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
+_RESOURCE_WORDS = ("out of memory", "can't allocate memory", "No space left on device", "file write failed")
 
 
 def main() -> None:
@@ -56,14 +57,27 @@ def reported(command: Callable[P, None]) -> Callable[P, None]:
         except MemoryError:
             _fail("out of memory; lower the batch size or free some", ResourceError.code)
         except OSError as error:
-            name = Path(str(error.filename)).name if error.filename else "?"
-            _fail(f"{name}: {error.strerror or error}", ResourceError.code if error.errno in _RESOURCE_ERRNOS else 1)
+            name = f"{Path(str(error.filename)).name}: " if error.filename else ""
+            _fail(f"{name}{error.strerror or _first_line(error)}", ResourceError.code if _is_resource(error) else 1)
         except typer.Exit:
             raise
         except Exception as error:
-            _fail(f"unexpected {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", 1, hint=True)
+            if _is_resource(error):  # torch and safetensors have no kind of error for a full memory or disk
+                _fail(f"{_first_line(error)}\nFree memory or disk space and run the same command again.", ResourceError.code)
+            _fail(f"unexpected {type(error).__name__}: {_first_line(error)}", 1, hint=True)
 
     return run
+
+
+def _is_resource(error: Exception) -> bool:
+    """Whether the machine or the network lacks something, rather than the recipe or this program."""
+    if isinstance(error, OSError):
+        return error.errno in _RESOURCE_ERRNOS or isinstance(error, ConnectionError | TimeoutError)
+    return any(words in str(error) for words in _RESOURCE_WORDS)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
 
 
 def _fail(message: str, code: int, *, hint: bool = False) -> None:
@@ -108,7 +122,8 @@ def run(
 
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
         outcome = run_recipe(parsed, overwrite=overwrite, accept_changes=tuple(accept_changes))
-    _show(outcome, as_json)
+    if outcome.report:  # processes that only trained along have nothing to show
+        _show(outcome, as_json)
 
 
 @app.command()
