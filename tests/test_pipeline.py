@@ -238,7 +238,7 @@ def test_plain_training_without_teacher_or_pruning(own: Path):
             "teacher=null",
             "distillation=null",
             "pruning=[]",
-            "student=null",
+            "student={start: model}",
             "quantization=null",
             "output_dir=runs/new",
             "measurement.memory=false",
@@ -253,18 +253,112 @@ def test_half_precision_is_a_way_to_store(own: Path):
     assert sizes["quantized"]["bytes_on_disk"] < 0.6 * sizes["shrunk"]["bytes_on_disk"]
 
 
-def test_a_teacher_with_the_labels_in_another_order_teaches_by_name(own: Path, tmp_path: Path):
-    """By index a perfect teacher would teach the wrong classes."""
-    config = json.loads((own / "runs/quickstart/stages/teacher/config.json").read_text())
-    names = [config["id2label"][str(i)] for i in range(3)][::-1]
-    config["id2label"] = {str(i): name for i, name in enumerate(names)}
-    config["label2id"] = {name: i for i, name in enumerate(names)}
-    (own / "runs/quickstart/stages/teacher/config.json").write_text(json.dumps(config))
-    shutil.move(own / "runs/quickstart/stages/teacher", own / "turned")
-    plan = make_plan(
-        recipe("teacher={model: turned}", "student={layers: 3}", "output_dir=runs/new", "measurement.memory=false")
+def test_a_teacher_with_the_labels_in_another_order_teaches_and_is_judged_by_name(own: Path):
+    """By index a perfect teacher would teach the wrong classes, and its accuracy would be that of another model."""
+    from hf_shrink.models.load import load_classifier
+
+    model = load_classifier("runs/quickstart/stages/teacher", new_head=False)
+    names = [model.config.id2label[i] for i in range(3)][::-1]
+    model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    model.classifier.weight.data, model.classifier.bias.data = (
+        v.flip(0) for v in (model.classifier.weight, model.classifier.bias)
     )
-    assert any("reordered by name" in line for line in plan.stages[1].does)
+    shutil.copytree("runs/quickstart/stages/teacher", "turned")
+    model.save_pretrained("turned")
+    turned = recipe(
+        "teacher={model: turned}",
+        "student={layers: 3}",
+        "quantization=null",
+        "output_dir=runs/new",
+        "measurement.memory=false",
+        "measurement.floor=null",
+    )
+    assert any("reordered by name" in line for line in make_plan(turned).stages[0].does)
+    before = json.loads((own / "runs/quickstart/hf_shrink_report.json").read_text())
+    accuracies = [
+        next(m["value"] for m in stage["measurements"] if m["name"] == "accuracy")
+        for report in (before, run(turned).report)
+        for stage in report["stages"]
+        if stage["name"] == "teacher"
+    ]
+    assert len(accuracies) == 2 and accuracies[0] == accuracies[1]
+
+
+def test_accepted_changes_of_the_data_are_not_refused_as_changed_data(own: Path):
+    """The flag that the refusal names has to work."""
+    less = recipe("data.train_samples=40", "measurement.memory=false")
+    outcome = run(less, accept_changes=recipe().changed_keys(less))
+    assert outcome.report["recipe"]["data"]["train_samples"] == 40
+
+
+def test_the_plan_of_a_model_with_layers_of_different_widths_is_right(own: Path):
+    """A stock config cannot say them: built from it alone, the plan would speak of another model."""
+    from hf_shrink import PruningConfig, prune
+    from hf_shrink.loading.save import save
+    from hf_shrink.models.load import load_classifier, load_tokenizer
+
+    dense = load_classifier("runs/quickstart/stages/teacher", new_head=False)
+    odd = prune(dense, PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.0.intermediate.dense"]))
+    assert save(odd, own / "odd", tokenizer=load_tokenizer("base")) == "plugin"
+    plan = make_plan(
+        recipe("model=odd", "teacher=null", "distillation=null", "pruning=[]", "student={start: model}", "quantization=null")
+    )
+    student = next(stage for stage in plan.stages if stage.name == "student")
+    assert student.parameters == odd.num_parameters() < dense.num_parameters()
+    assert student.bytes == pytest.approx((own / "odd/model.safetensors").stat().st_size, rel=0.001)
+
+
+def test_the_plan_of_a_start_in_half_precision_is_that_of_the_float_model_it_trains(own: Path):
+    """Stages are trained and saved in float32, whatever precision the start was stored in."""
+    from hf_shrink.models.load import load_classifier
+
+    load_classifier("base", new_head=True, label_names=("red", "green", "blue"), dtype="bfloat16").save_pretrained("base")
+    sizes = {stage.name: stage.bytes for stage in make_plan(recipe()).stages}
+    written = own / "runs/quickstart/stages/student/model.safetensors"
+    assert sizes["student"] == pytest.approx(written.stat().st_size, rel=0.01)
+
+
+def test_a_quantised_start_is_refused_by_the_plan(own: Path):
+    with pytest.raises(RecipeError, match="8 bits"):
+        make_plan(
+            recipe("model=runs/quickstart", "student={layers: 2}", "teacher=null", "distillation=null", "output_dir=runs/new")
+        )
+
+
+def test_masks_are_not_counted_as_weights_of_the_student(own: Path):
+    """One byte a weight: the file beside the model would make it a quarter larger than it is."""
+    outcome = run(
+        recipe(
+            "teacher=null",
+            "distillation=null",
+            "student={start: model}",
+            "pruning=[{structure: unstructured, sparsity: 0.5, begin_step: 0, end_step: 2}]",
+            "quantization={bits: 16, dtype: bfloat16}",
+            "measurement.floor=null",
+            "output_dir=runs/new",
+            "measurement.memory=false",
+        )
+    )
+    sizes = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in outcome.report["stages"]}
+    assert sizes["student"]["bytes_on_disk"] == (own / "runs/new/stages/student/model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize("where", ["runs/own", "runs/own/stages/teacher"])
+def test_a_run_that_would_write_over_the_model_it_starts_from_is_refused(own: Path, where: str):
+    shutil.copytree("base", where)
+    before = digests(own)
+    with pytest.raises(RecipeError, match="lies in output_dir"):
+        run(recipe(f"model={where}", f"teacher.model={where}", "output_dir=runs/own"), overwrite=True)
+    assert digests(own) == before
+
+
+def test_a_start_that_cannot_be_loaded_is_found_before_the_teacher_is_trained(own: Path):
+    """An hour of fine-tuning, and then the student's file turns out to be broken."""
+    shutil.copytree("base", "other")
+    Path("other/model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(IntegrityError, match="damaged"):
+        run(recipe("model=other", "student={layers: 3}", "output_dir=runs/new", "measurement.memory=false"))
+    assert not (own / "runs/new/stages/teacher").exists()
 
 
 def test_two_processes_end_with_one_artefact(own: Path):
