@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -86,7 +87,7 @@ def load_classifier(
         revision: commit, tag or branch on the Hub.
         dtype: precision the weights are loaded in.
         new_head: whether weights outside the base model, and a pooler, may be missing or of another shape. They start random
-            (seed before the call). Without it nothing may be.
+            (seed before the call). Without it nothing may be. A head that knows the same names in another order is turned.
 
     Raises:
         MismatchError: keys missing, unexpected or of another shape (up to ten are listed), or other label names.
@@ -95,6 +96,7 @@ def load_classifier(
     """
     name = f"model {shown(reference)}"
     config = _config(reference, revision)
+    known = [name for _, name in sorted(dict(config.id2label or {}).items())]
     if new_head:
         _set_labels(config, label_names)
     if config.pad_token_id is None:
@@ -113,6 +115,8 @@ def load_classifier(
     assert isinstance(model, PreTrainedModel)
     _check_keys(name, model, info, new_head)
     check_finite(model, name)
+    if new_head and label_names is not None and set(known) == set(label_names):
+        _turn_head(model, [known.index(label) for label in label_names])
     if not new_head and label_names is not None:
         _check_labels(name, model, label_names)
     return model
@@ -136,6 +140,15 @@ def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None) -> 
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: i for i, name in enumerate(label_names)}
     config.problem_type = "single_label_classification"  # a checkpoint may say regression or several labels at once
+
+
+def _turn_head(model: PreTrainedModel, order: list[int]) -> None:
+    """A head that has learnt these very classes in another order: row ``order[i]`` becomes row ``i``."""
+    inside = f"{model.base_model_prefix}."
+    head = [m for name, m in model.named_modules() if isinstance(m, nn.Linear) and not name.startswith(inside)][-1]
+    assert head.out_features == len(order), "the last projection outside the base model gives the classes"
+    for parameter in head.parameters():
+        parameter.data = parameter.data[order]
 
 
 def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]) -> None:

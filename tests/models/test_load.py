@@ -236,3 +236,16 @@ def test_a_tokenizer_without_padding_pads_with_its_last_token(tmp_path: Path):
 
 def test_config_of_takes_the_labels_of_a_new_head(folder: Path):
     assert config_of(str(folder), label_names=("a", "b")).num_labels == 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_head_that_knows_the_classes_in_another_order_is_turned(family: str, tmp_path: Path):
+    """Renamed as it is, a head that has learnt red would start by calling it blue."""
+    model = tiny_classifier(family, labels=COLOURS[::-1])
+    model.save_pretrained(tmp_path)
+    ids = torch.tensor([[2, 5, 9, 3], [2, 6, 8, 3]])
+    turned = load_classifier(str(tmp_path), label_names=COLOURS, new_head=True)
+    with torch.no_grad():
+        expected, found = model(ids).logits.flip(-1), turned(ids).logits
+    assert turned.config.id2label == dict(enumerate(COLOURS))
+    torch.testing.assert_close(found, expected)
