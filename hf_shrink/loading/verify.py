@@ -1,7 +1,6 @@
 """Load what was saved and compare it with the model in memory: a difference is an error, not a warning."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel
 from hf_shrink.errors import IntegrityError, ShrinkError
 from hf_shrink.lines import few, first_line
 from hf_shrink.loading.align import ALIGNMENT
+from hf_shrink.measurement.subjects import at_rest
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
 from hf_shrink.quiet import quiet_loading
 
@@ -38,7 +38,7 @@ def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -
 
     Args:
         folder: what ``save`` wrote.
-        model: the model in memory; its training mode is put back.
+        model: the model in memory; the training mode of each of its modules is put back.
         inputs: one batch for its forward pass.
 
     Raises:
@@ -50,7 +50,7 @@ def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -
     disable_cpu_repacking(again)
     _realign(again)
     batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    with _eval_mode(model), torch.no_grad():
+    with at_rest(model):
         # In float64: the difference of two bfloat16 numbers may itself round to zero.
         difference = (model(**batch)[0].double() - again(**batch)[0].double()).abs().max().item()
     if difference != 0.0:  # a NaN is different, too
@@ -111,13 +111,3 @@ def _realign(model: PreTrainedModel) -> None:
 def _equal(ours: Tensor, theirs: Tensor) -> bool:
     # bitsandbytes rounds the biases of 4-bit layers in place, to the precision it computes in.
     return ours.shape == theirs.shape and torch.equal(ours, theirs.to(ours.dtype))
-
-
-@contextmanager
-def _eval_mode(model: PreTrainedModel) -> Iterator[None]:
-    training = model.training
-    model.eval()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        model.train(training)
