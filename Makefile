@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: env quickstart test check faults slow gpu benchmark clean
+.PHONY: env quickstart test check faults clean
 
 env: .venv/.installed
 
@@ -26,12 +26,6 @@ check: env
 
 faults: env
 	$(BIN)/python -m pytest -m faults -s tests/faults
-
-slow: env
-	$(BIN)/python -m pytest -m slow
-
-gpu: env
-	$(BIN)/python -m pytest -m gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

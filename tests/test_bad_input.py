@@ -80,11 +80,7 @@ def test_a_value_that_cannot_be_meant(own: Path, name: str, command: str):
     refused(own, words, code, says)
 
 
-@pytest.mark.parametrize(
-    ("row", "says"),
-    [("the red door,purple", "purple"), (",red", "row"), ("the red door,", "row")],
-    ids=["label", "text", "null"],
-)
+@pytest.mark.parametrize(("row", "says"), [("the red door,purple", "purple"), ("the red door,", "row")])
 def test_a_row_that_cannot_be_used_is_named(own: Path, row: str, says: str):
     with (own / "data/validation.csv").open("a") as file:
         file.write(f"{row}\n")

@@ -22,7 +22,8 @@ def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) ->
     if (limit := longest(model)) is not None and length > limit:
         raise RecipeError(f"measurement.length: {length} tokens, but the model takes at most {limit}; set length: {limit}.")
     config = model.config
-    special = {config.pad_token_id, getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None)}
+    named = [config.pad_token_id, getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None)]
+    special = {i for ids in named for i in (ids if isinstance(ids, list) else [ids])}  # Llama 3 Instruct has several ends
     words = torch.tensor([i for i in range(model.get_input_embeddings().num_embeddings) if i not in special])
     drawn = torch.randint(len(words), (batch_size, length), generator=torch.Generator().manual_seed(seed))
     ids = words[drawn].to(device_of(model))

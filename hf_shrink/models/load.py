@@ -99,7 +99,7 @@ def load_classifier(
     known = [name for _, name in sorted(dict(config.id2label or {}).items())]
     if new_head:
         _set_labels(config, label_names)
-    if config.pad_token_id is None:
+    if config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several none is the tokenizer's for sure
         config.pad_token_id = config.eos_token_id
     with _explained(name, revision), quiet_loading():
         model, info = AutoModelForSequenceClassification.from_pretrained(

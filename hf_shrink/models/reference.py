@@ -79,7 +79,10 @@ def shown(reference: str) -> str:
 
 
 def _package_folder(name: str, reference: str) -> Path:
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError:  # a module without a spec, such as __main__
+        spec = None
     places = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not places:
         raise ResourceError(f"{reference!r}: the package {name} is not installed. Try: pip install {name.replace('_', '-')}")

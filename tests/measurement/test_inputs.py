@@ -35,3 +35,11 @@ def test_the_longest_input_is_what_the_model_really_takes(family, limit):
             model(input_ids=torch.full((1, limit + 1), 5))
         with pytest.raises(RecipeError, match=f"at most {limit}"):
             random_inputs(model, batch_size=1, length=limit + 1)
+
+
+def test_a_model_with_several_end_tokens_draws_none_of_them():
+    """Llama 3 Instruct names a list of ends: it could be neither timed nor measured."""
+    model = tiny_classifier("llama")
+    model.config.eos_token_id = [3, 5]
+    drawn = random_inputs(model, batch_size=4, length=40)["input_ids"]
+    assert not set(drawn.flatten().tolist()) & {0, 2, 3, 5}

@@ -74,3 +74,9 @@ def test_a_path_without_a_folder_is_not_taken_for_a_hub_id(tmp_path: Path):
 def test_the_home_folder_is_not_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("HOME", "/home/somebody")
     assert shown("/home/somebody/model") == "'~/model'"
+
+
+def test_a_module_without_a_spec_is_no_package():
+    """`find_spec` raises a plain ValueError for it."""
+    with pytest.raises(ResourceError, match="not installed"):
+        resolve("package:__main__/model")
