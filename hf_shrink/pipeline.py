@@ -197,7 +197,7 @@ def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
 
     def write(fresh: Path) -> dict[str, Any]:
         small = shrink(load_classifier(str(student), new_head=False), load_file(student / MASKS))
-        save(small.model, fresh, tokenizer=job.prepared.tokenizer, shapes=small.shapes)
+        save(small, fresh, tokenizer=job.prepared.tokenizer)
         return {}
 
     _once(work, "shrunk", write)

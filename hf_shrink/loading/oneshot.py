@@ -6,10 +6,8 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_shrink.loading.save import record_shapes
-from hf_shrink.loading.shrink_config import ShrinkConfig
 from hf_shrink.pruning import oneshot
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.surgery import odd_shapes
 from hf_shrink.quantization import quantize as quantization
 from hf_shrink.quantization.config import QuantizationConfig
 
@@ -55,6 +53,5 @@ def quantize(model: PreTrainedModel, config: QuantizationConfig) -> PreTrainedMo
 
 def recorded(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` itself; its config now says what its feed-forward layers look like, where a stock config cannot."""
-    if odd_shapes(model) or isinstance(getattr(model.config, "quantization_config", None), ShrinkConfig):
-        record_shapes(model)
+    record_shapes(model)
     return model

@@ -27,7 +27,6 @@ def save(
     folder: Path,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
-    shapes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Tier:
     """Write config, weights and tokenizer; a file is in ``folder`` whole or not at all, and the config comes last.
 
@@ -35,20 +34,16 @@ def save(
         model: with any shapes, quantised by bitsandbytes or not; it stays as it is.
         folder: made where it is missing. Files of the same names are replaced.
         tokenizer: saved beside the model.
-        shapes: what surgery says it left; compared with what is found on the model itself.
 
     Returns:
         The lowest tier that can express the model.
 
     Raises:
-        IntegrityError: ``shapes`` is not what the model looks like, or its 4-bit weights can no longer be saved.
+        IntegrityError: the model's 4-bit weights can no longer be saved.
         MismatchError: shapes that neither a stock config nor ours can say.
         ResourceError: the disk is full or the folder cannot be written.
     """
     found = odd_shapes(model)
-    if shapes is not None and dict(shapes) != found:
-        wrong = sorted(set(shapes.items()) ^ set(found.items()))
-        raise IntegrityError(f"{folder.name}: the record of shapes is not the model's, first at {wrong[0][0]}.")
     if layers := repacked(model):
         raise IntegrityError(
             f"{folder.name}: {len(layers)} 4-bit layers were repacked for the CPU, first {layers[0]}; they cannot be saved.\n"

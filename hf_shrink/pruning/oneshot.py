@@ -40,4 +40,4 @@ def prune(
         raise RecipeError(f"calibration would be ignored: criterion {names} needs none; leave it out.")
     pruner = Pruner(model, configs, total_steps=1)
     pruner.update(1)
-    return shrink(model, pruner.masks()).model
+    return shrink(model, pruner.masks())

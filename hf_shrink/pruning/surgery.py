@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,22 +14,8 @@ from hf_shrink.families import FAMILIES, Family, named_layers
 from hf_shrink.targets import Projection, oriented, projections
 
 
-@dataclass(frozen=True)
-class Shrunk:
-    """What surgery made.
-
-    Attributes:
-        model: the smaller model.
-        shapes: ``(in_features, out_features)`` of every projection that is not as wide as the config says, by its path below
-            ``model.base_model``; empty where the config says it all, so that plain transformers can load it.
-    """
-
-    model: PreTrainedModel
-    shapes: dict[str, tuple[int, int]]
-
-
 @torch.no_grad()
-def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> Shrunk:
+def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> PreTrainedModel:
     """A smaller copy with the outputs of ``model`` after masking; ``model`` stays as it is.
 
     Masks of projections become zeros, masks of layers take their feed-forward neurons out. Dtype, device, training mode,
@@ -60,26 +45,7 @@ def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> Shrunk:
                 f"mask {name!r} names no projection and no layer of {type(model).__name__}; it is another model's."
             )
     _say_width_in_config(small)
-    return Shrunk(small, odd_shapes(small))
-
-
-def odd_shapes(model: Any) -> dict[str, tuple[int, int]]:
-    """``(in_features, out_features)`` of the feed-forward projections that are not as wide as the config says.
-
-    By path below ``model.base_model``, so that the same record fits the model with another head or with none. Empty for a
-    family that is not known: nothing here changes the shape of those.
-    """
-    family = FAMILIES.get(model.config.model_type)
-    if family is None:
-        return {}
-    width = configured_width(model.config, family)
-    found = {}
-    for name, layer in named_layers(model.base_model, family).items():
-        if _width(layer, family) != width:
-            for path in (*family.ffn_in, family.ffn_out):
-                out_features, in_features = oriented(projections(layer)[path]).shape
-                found[f"{name}.{path}"] = (in_features, out_features)
-    return found
+    return small
 
 
 def configured_width(config: Any, family: Family) -> int:

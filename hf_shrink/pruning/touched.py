@@ -78,7 +78,7 @@ def touched(model: Any, configs: PruningConfig | Sequence[PruningConfig], total_
 def outline(model: Any, configs: PruningConfig | Sequence[PruningConfig]) -> PreTrainedModel:
     """A copy of ``model`` in the shapes that pruning would leave; which neurons stay means nothing. For models on meta."""
     cut = [group for group in groups_of(model, as_tuple(configs)) if group.config.structure == "ffn"]
-    return shrink(model, {group.name: torch.arange(group.shape.numel()) >= group.removed for group in cut}).model
+    return shrink(model, {group.name: torch.arange(group.shape.numel()) >= group.removed for group in cut})
 
 
 def _row(group: Group) -> Touched:

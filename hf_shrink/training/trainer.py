@@ -102,7 +102,7 @@ class ShrinkTrainer(DurableTrainer):
         """
         if self.pruner is None:
             raise RecipeError("shrink: there are no masks; pass pruning= to ShrinkTrainer and call train() first.")
-        return recorded(shrink(self.student, self.pruner.masks()).model)
+        return recorded(shrink(self.student, self.pruner.masks()))
 
     # ---- loss ----
 

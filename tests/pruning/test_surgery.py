@@ -10,7 +10,7 @@ from hf_shrink.errors import MismatchError
 from hf_shrink.families import FAMILIES
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.pruner import Pruner
-from hf_shrink.pruning.surgery import configured_width, odd_shapes, shrink
+from hf_shrink.pruning.surgery import configured_width, shrink
 from hf_shrink.targets import projections
 from tests import tiny
 
@@ -49,9 +49,9 @@ def test_shrunk_model_computes_what_the_masked_model_computes(name, make):
     """One wrong index keeps the shape and ruins the model."""
     model = spread(make(name))
     small, zeroed = shrink(model, masks_of(model, FFN)), masked(model, FFN)
-    torch.testing.assert_close(small.model(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
-    assert (small.model(IDS).logits - model(IDS).logits).abs().max() > 1e-2, "the neurons removed have to matter in this test"
-    assert configured_width(small.model.config, FAMILIES[name]) == 32 and small.shapes == {}
+    torch.testing.assert_close(small(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
+    assert (small(IDS).logits - model(IDS).logits).abs().max() > 1e-2, "the neurons removed have to matter in this test"
+    assert configured_width(small.config, FAMILIES[name]) == 32
 
 
 @pytest.mark.parametrize(("name", "make"), CASES)
@@ -68,54 +68,47 @@ def test_the_model_given_is_left_as_it_was(name, make):
 def test_shrunk_model_loads_with_plain_transformers(name, make, tmp_path):
     """Where the config says another width than the weights, from_pretrained fails or fills in random numbers."""
     model = spread(make(name))
-    small = shrink(model, masks_of(model, FFN)).model
+    small = shrink(model, masks_of(model, FFN))
     small.save_pretrained(tmp_path)
     auto = AutoModelForCausalLM if make is tiny.tiny_causal_lm else AutoModelForSequenceClassification
     assert torch.equal(auto.from_pretrained(tmp_path).eval()(IDS).logits, small(IDS).logits)
 
 
-def test_widths_that_differ_are_recorded_below_the_base_model_and_the_config_stays():
-    """By hand: layer 1 keeps 16 of 64 neurons, layer 0 all; the record must fit the model with another head too."""
+def test_widths_that_differ_leave_the_config_as_it_was():
+    """By hand: layer 1 keeps 16 of 64 neurons, layer 0 all."""
     model = spread(tiny.tiny_classifier("llama"))
     config = PruningConfig(structure="ffn", sparsity=0.75, target_modules=["layers.1.mlp.down_proj"])
     small = shrink(model, masks_of(model, config))
-    assert small.shapes == {
-        "layers.1.mlp.gate_proj": (32, 16),
-        "layers.1.mlp.up_proj": (32, 16),
-        "layers.1.mlp.down_proj": (16, 32),
-    }
-    assert small.model.config.intermediate_size == 64
-    assert odd_shapes(small.model) == odd_shapes(small.model.base_model) == small.shapes
-    torch.testing.assert_close(small.model(IDS).logits, masked(model, config)(IDS).logits, atol=1e-5, rtol=0)
+    shapes = [tuple(layer.mlp.down_proj.weight.shape) for layer in small.base_model.layers]
+    assert shapes == [(32, 64), (32, 16)] and small.config.intermediate_size == 64
+    torch.testing.assert_close(small(IDS).logits, masked(model, config)(IDS).logits, atol=1e-5, rtol=0)
 
 
-def test_record_gives_in_before_out_for_conv1d_as_well():
-    """GPT-2 stores ``[in, out]``; read as ``[out, in]`` the record would build transposed modules."""
+def test_attributes_of_conv1d_say_the_new_width_as_well():
+    """GPT-2 stores ``[in, out]``; cut as ``[out, in]`` the wrong side would go."""
     model = tiny.tiny_causal_lm("gpt2")
     config = PruningConfig(structure="ffn", sparsity=0.75, target_modules=["h.0.mlp.c_proj"])
     small = shrink(model, masks_of(model, config))
-    assert small.shapes == {"h.0.mlp.c_fc": (32, 16), "h.0.mlp.c_proj": (16, 32)}
-    block = small.model.transformer.h[0].mlp
+    block = small.transformer.h[0].mlp
     assert (block.c_fc.nx, block.c_fc.nf, block.c_proj.nx, block.c_proj.nf) == (32, 16, 16, 32)
 
 
 def test_cutting_the_odd_layer_back_to_one_width_is_stock_again():
-    """A second round that ends uniform must not carry the record of the first."""
+    """A second round that ends uniform must say so in the config."""
     model = tiny.tiny_classifier("bert")
     first = PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.0.output.dense"])
     second = PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.1.output.dense"])
     once = shrink(model, masks_of(model, first))
-    assert set(once.shapes) == {"encoder.layer.0.intermediate.dense", "encoder.layer.0.output.dense"}
-    twice = shrink(once.model, masks_of(once.model, second))
-    assert twice.shapes == {} and twice.model.config.intermediate_size == 32
+    twice = shrink(once, masks_of(once, second))
+    assert (once.config.intermediate_size, twice.config.intermediate_size) == (64, 32)
 
 
 def test_a_width_that_the_config_leaves_open_is_written_into_it():
     """GPT-2's ``n_inner: None`` means four times the hidden width, which the cut model no longer has."""
     model = tiny.tiny_causal_lm("gpt2", ffn=None)
-    assert model.config.n_inner is None and odd_shapes(model) == {}
+    assert model.config.n_inner is None
     small = shrink(model, masks_of(model, FFN))
-    assert small.model.config.n_inner == 64 and small.shapes == {} and model.config.n_inner is None
+    assert small.config.n_inner == 64 and model.config.n_inner is None
 
 
 @pytest.mark.parametrize("name", sorted(set(tiny.FAMILIES) - {"distilbert"}))
@@ -123,7 +116,7 @@ def test_tied_weights_stay_tied(name):
     """Untied, the embeddings are saved twice and trained apart."""
     model = tiny.tiny_causal_lm(name, tie_word_embeddings=True)
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    small = shrink(model, masks_of(model, FFN)).model
+    small = shrink(model, masks_of(model, FFN))
     assert small.get_output_embeddings().weight is small.get_input_embeddings().weight
 
 
@@ -132,7 +125,7 @@ def test_dtype_training_mode_and_requires_grad_are_kept():
     model = tiny.tiny_classifier("bert").to(torch.bfloat16).train()
     model.bert.encoder.layer[0].requires_grad_(False)
     model.bert.pooler.eval()
-    small = shrink(model, masks_of(model, FFN)).model
+    small = shrink(model, masks_of(model, FFN))
     assert {parameter.dtype for parameter in small.parameters()} == {torch.bfloat16}
     assert [m.training for m in small.modules()] == [m.training for m in model.modules()]
     assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in model.parameters()]
@@ -142,7 +135,7 @@ def test_a_loss_that_is_alive_still_runs_backward_and_the_small_model_trains():
     """Shrinking through ``parameter.data`` breaks the backward of a loss computed before."""
     model = tiny.tiny_classifier("bert").train()
     alive = model(IDS, labels=torch.tensor([0, 1])).loss
-    small = shrink(model, masks_of(model, FFN)).model
+    small = shrink(model, masks_of(model, FFN))
     alive.backward()
     small(IDS, labels=torch.tensor([0, 1])).loss.backward()
     assert all(p.grad is not None and p.grad.shape == p.shape for m in (model, small) for p in m.parameters())
@@ -151,7 +144,7 @@ def test_a_loss_that_is_alive_still_runs_backward_and_the_small_model_trains():
 def test_module_attributes_say_the_new_width():
     """Quantisation and MAC counting read ``in_features``, not the weight."""
     model = tiny.tiny_classifier("llama")
-    small = shrink(model, masks_of(model, FFN)).model
+    small = shrink(model, masks_of(model, FFN))
     for module in projections(small).values():
         assert (module.out_features, module.in_features) == tuple(module.weight.shape)
 
@@ -160,8 +153,8 @@ def test_zeros_of_projections_and_cuts_of_layers_go_together():
     model = spread(tiny.tiny_classifier("distilbert"))
     configs = FFN, PruningConfig(sparsity=0.5, target_modules=["q_lin", "out_lin"])
     small, zeroed = shrink(model, masks_of(model, *configs)), masked(model, *configs)
-    torch.testing.assert_close(small.model(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
-    weight = small.model.distilbert.transformer.layer[0].attention.q_lin.weight
+    torch.testing.assert_close(small(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
+    weight = small.distilbert.transformer.layer[0].attention.q_lin.weight
     assert int((weight == 0).sum()) == 512
 
 
@@ -169,8 +162,8 @@ def test_a_layer_used_twice_is_cut_once():
     model = spread(tiny.tiny_classifier("bert"))
     model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
     small, zeroed = shrink(model, masks_of(model, FFN)), masked(model, FFN)
-    assert small.model.bert.encoder.layer[1] is small.model.bert.encoder.layer[0] and small.shapes == {}
-    torch.testing.assert_close(small.model(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
+    assert small.bert.encoder.layer[1] is small.bert.encoder.layer[0]
+    torch.testing.assert_close(small(IDS).logits, zeroed(IDS).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
