@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.lines import few
 from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.measurement.quality import predict
 from hf_shrink.measurement.subjects import load
@@ -35,7 +36,7 @@ def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: A
         return None
     if sorted(own) != sorted(label_names):
         raise MismatchError(
-            f"{folder.name}: its {len(own)} labels are {_few(own)}; the data has {len(label_names)}: {_few(label_names)}.\n"
+            f"{folder.name}: its {len(own)} labels are {few(own, 4)}; the data has {len(label_names)}: {few(label_names, 4)}.\n"
             "Judge a model of the same classes, or set their names in id2label of its config."
         )
     model, missing = load(folder)
@@ -43,7 +44,3 @@ def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: A
         return None  # the measurement refuses such a model
     order = np.array([own.index(name) for name in label_names])
     return Predictions.from_logits(predict(model, dataset, tokenizer, batch_size=batch_size)[:, order], dataset["labels"])
-
-
-def _few(names: Sequence[str], most: int = 4) -> str:
-    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")

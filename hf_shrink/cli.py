@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
+from hf_shrink.lines import without_home
 
 app = typer.Typer(
     help="Make Transformers models several times smaller while they are fine-tuned, and prove it.",
@@ -85,9 +86,8 @@ def _fail(message: str, code: int, *, hint: bool = False) -> None:
         traceback.print_exc()
     elif hint:
         message += "\nSet HF_DEBUG=1 for the traceback."
-    home = str(Path.home())
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(message.replace(home, '~') if len(home) > 1 else message)}")
+    console.print(f"[bold red]error:[/] {escape(without_home(message))}")
     raise typer.Exit(code)
 
 

@@ -85,7 +85,8 @@ class Recipe(Config):
         Args:
             text: YAML 1.2, plain data only.
             name: what errors call the text.
-            overrides: ``pruning.0.sparsity=0.3``, each value YAML in itself; ``section=null`` turns a section off.
+            overrides: ``pruning.0.sparsity=0.3``, each value YAML in itself; ``teacher=null`` turns a section off
+                that may be null.
 
         Raises:
             RecipeError: every problem of the text, one line each, with line and column (at most 20 are listed).

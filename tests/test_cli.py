@@ -248,3 +248,9 @@ def test_an_error_never_shows_the_home_folder(capsys: pytest.CaptureFixture[str]
         command()
     said = capsys.readouterr().err
     assert "~/model" in said and str(Path.home()) not in said and len(said.splitlines()) <= 3
+
+
+@pytest.mark.parametrize("words", ["compare runs/quickstart", "inspect runs/quickstart", "plan recipes/quickstart.yaml"])
+def test_json_is_one_object(project: Path, words: str):
+    """JSON inside a JSON string parses, and then nothing is found in it."""
+    assert isinstance(json.loads(hf_shrink(*words.split(), "--json", cwd=project).stdout), dict)

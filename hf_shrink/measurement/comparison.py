@@ -1,7 +1,6 @@
 """The table itself: as Markdown, for the terminal, as JSON."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,21 +95,18 @@ class Comparison:
             table.add_row(*(Text(clean(text)) for text in line))
         return table
 
-    def to_json(self) -> str:
-        """All of it as JSON text; a missing measurement is null."""
+    def to_json(self) -> dict[str, Any]:
+        """All of it as plain data; a missing measurement is None."""
         columns = zip(self.names, self.titles, self.precisions, strict=True)
-        return json.dumps(
-            {
-                "baseline": self.names[self.baseline],
-                "columns": [{"name": n, "title": t, "precision": p} for n, t, p in columns],
-                "rows": [
-                    {"name": row.name, "label": row.label, "better": row.better, "setting": row.setting}
-                    | {"cells": [_cell(cell) for cell in row.cells]}
-                    for row in self.rows
-                ],
-            },
-            indent=2,
-        )
+        return {
+            "baseline": self.names[self.baseline],
+            "columns": [{"name": n, "title": t, "precision": p} for n, t, p in columns],
+            "rows": [
+                {"name": row.name, "label": row.label, "better": row.better, "setting": row.setting}
+                | {"cells": [_cell(cell) for cell in row.cells]}
+                for row in self.rows
+            ],
+        }
 
 
 def _cell(cell: Cell | None) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ def test_the_baseline_can_be_named_and_a_wrong_one_is_refused():
 def test_json_and_terminal_say_the_same_as_markdown():
     """Three renderings that disagree leave nobody knowing which is true."""
     table = compare([TEACHER, SMALL])
-    data = json.loads(table.to_json())
+    data = json.loads(json.dumps(table.to_json()))
     assert data["baseline"] == "teacher" and [c["name"] for c in data["columns"]] == ["teacher", "small"]
     rows = {row["name"] + row["label"]: row["cells"] for row in data["rows"]}
     assert rows["bytes_on_diskweights on disk"][1]["ratio"] == pytest.approx(48 / 90.9)
