@@ -26,8 +26,9 @@ from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
 from hf_shrink.resume import open_folder
-from hf_shrink.training.arguments import training_arguments
+from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
+from hf_shrink.training.space import check_free, checkpoints_kept
 from hf_shrink.training.store import checkpoints
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.workspace import Follower, Workspace
@@ -93,6 +94,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         agree(None)  # nobody goes on before the leader has looked at the folder
         prepared = prepare(recipe, download=True)
         job = Job(recipe, prepared, tokenize(prepared.splits, prepared.tokenizer, recipe.data.max_length), work)
+        _check_room(job)
         if isinstance(work, Workspace):
             work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
         teacher = _teacher(job)
@@ -104,6 +106,26 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         return Outcome(work.folder, write_report(recipe, prepared, job.tokens, work))
     finally:
         work.close()
+
+
+def _check_room(job: Job) -> None:
+    """Refuse a disk that cannot hold the stages to come and, while one of them trains, the weights of its checkpoints.
+
+    That is the least a run takes. Each training asks again for its own checkpoints, with the optimizer's state.
+    """
+    recipe, stages, checkpoints_at_once = job.recipe, 0, [0]
+    trained = {"teacher": recipe.teacher.training if recipe.teacher else None, "student": recipe.training}
+    for stage in job.prepared.plan.stages:
+        if stage.bytes is None or not stage.writes or job.work.stage_folder(stage.name).exists():
+            continue
+        stages += stage.bytes
+        words = trained.get(stage.name)
+        if words is not None:
+            args = training_arguments(words, output_dir=job.work.folder, seed=recipe.seed, where=stage.name)
+            steps = optimizer_steps(args, len(job.tokens.train))
+            kept = checkpoints_kept(args, max_steps=steps, save_steps=args.save_steps)
+            checkpoints_at_once.append((kept + 1) * stage.bytes if kept else 0)
+    check_free(job.work.folder, stages + max(checkpoints_at_once), "stages and checkpoints")
 
 
 def _teacher(job: Job) -> Path | None:

@@ -25,13 +25,16 @@ def check_space(folder: Path, *, size: int, keep: int) -> None:
         ResourceError: too little space.
     """
     there = sum(path.stat().st_size for checkpoint in checkpoints(folder) for path in files_below(checkpoint))
-    needed = max((keep + 1) * size - there, 0)
+    check_free(folder, max((keep + 1) * size - there, 0), f"{keep + 1} checkpoints")
+
+
+def check_free(folder: Path, needed: int, what: str) -> None:
+    """Refuse, with a ``ResourceError``, a disk with less than ``needed`` bytes free; ``what`` would fill them."""
     disk = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(disk).free
     if needed > free:
         raise ResourceError(
-            f"output_dir: {keep + 1} checkpoints: needs {quantity(needed, 'bytes')}, "
-            f"{quantity(free, 'bytes')} free on {folder.name!r}.\n"
+            f"output_dir: {what}: needs {quantity(needed, 'bytes')}, {quantity(free, 'bytes')} free on {folder.name!r}.\n"
             "Free some space, or set save_total_limit or save_only_model."
         )
 
