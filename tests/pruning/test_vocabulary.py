@@ -180,6 +180,16 @@ def test_bfloat16_stays_and_numbers_beside_the_weights_follow():
     assert (small.vocab_size, small.model.vocab_size, small.model.padding_idx) == (16, 16, KEPT.index(55))
 
 
+def test_a_model_that_is_pruned_already_is_cut_too():
+    """Shapes that no config can say, of other structures, are none of the vocabulary's business."""
+    model = spread(tiny.tiny_classifier("bert", vocab_size=SIZE))
+    layer = model.bert.encoder.layer[1]
+    layer.intermediate.dense.weight = nn.Parameter(layer.intermediate.dense.weight[:24].detach())
+    layer.intermediate.dense.bias = nn.Parameter(layer.intermediate.dense.bias[:24].detach())
+    layer.output.dense.weight = nn.Parameter(layer.output.dense.weight[:, :24].detach())
+    assert torch.equal(outputs(cut_vocabulary(model, KEPT), NEW), outputs(model, OLD))
+
+
 @pytest.mark.parametrize("pad", [0, 1, 40])
 def test_positions_of_roberta_follow_a_padding_token_that_moves(pad):
     """RoBERTa counts positions from the padding token's id: with another id every text would stand somewhere else."""
