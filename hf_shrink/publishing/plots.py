@@ -1,0 +1,112 @@
+"""Pictures of results; the one file that needs matplotlib (the extra ``plots``)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_shrink.errors import RecipeError, ResourceError
+from hf_shrink.pruning.sensitivity_table import Point, Sensitivity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#7a7a7a"
+"""Text and axes: a grey that reads on white and on the Hub's dark page; the background is left to the page."""
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+"""The four of Okabe and Ito's colours for the colour-blind that stand out from white and from dark alike."""
+DASHES = ("-", "--", ":", "-.")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+_STYLE: Any = {
+    "svg.hashsalt": "hf_shrink",
+    "svg.fonttype": "path",
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def plot_sensitivity(result: Sensitivity, folder: str | Path, *, name: str = "sensitivity") -> tuple[Path, ...]:
+    """Loss over fraction removed as ``NAME.png`` and ``NAME.svg``: one panel a part of the model, one line a layer.
+
+    Transparent, in tones that read on light and dark pages; equal bytes for equal results and one version of matplotlib.
+
+    Args:
+        result: with one point or more.
+        folder: made where it is missing.
+        name: of the files, without an ending.
+
+    Raises:
+        ResourceError: matplotlib is not installed, or the folder cannot be written.
+        RecipeError: there is nothing to draw.
+    """
+    try:
+        from matplotlib import rc_context, rcdefaults, rcParams
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ResourceError("plots: matplotlib is not installed. Try: pip install 'hf-shrink[plots]'") from None
+    panels = _panels(result)
+    if not panels:
+        raise RecipeError("plots: the sensitivity has no points to draw; measure one mask or more.")
+    paths = tuple(Path(folder) / f"{name}.{ending}" for ending in ("png", "svg"))
+    with rc_context():
+        rcdefaults()  # a user's own settings would give other bytes
+        rcParams.update(_STYLE)
+        rows = -(-len(panels) // 3)
+        columns = min(len(panels), 3)
+        figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
+        for axes, (title, lines) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
+            _draw(axes, title, lines, result)
+        for axes in figure.axes[len(panels) :]:
+            axes.set_axis_off()
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            for path in paths:
+                dated: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
+                figure.savefig(path, dpi=144, transparent=True, metadata=dated)
+        except OSError as error:
+            raise ResourceError(f"plots: {Path(folder).name!r} cannot be written: {error.strerror}; choose another.") from None
+    return paths
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour, dash and marker of line ``index``: the first 16 differ without the marker, and all up to 112 with it."""
+    turn = index // (len(COLOURS) * len(DASHES))
+    return {
+        "color": COLOURS[index % len(COLOURS)],
+        "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
+        "marker": MARKERS[(index % len(COLOURS) + turn) % len(MARKERS)],
+    }
+
+
+def _panels(result: Sensitivity) -> dict[str, list[tuple[str, Sequence[Point]]]]:
+    """For each part of the model its lines: a label and the points."""
+    found: dict[str, list[tuple[str, Sequence[Point]]]] = {}
+    for points in result.by_group().values():
+        first = points[0]
+        part = first.kind.rpartition(":")[0] or first.kind
+        label = "all layers" if first.layer is None else f"layer {first.layer}"
+        found.setdefault(f"{first.structure}\n{part}", []).append((label, points))
+    return found
+
+
+def _draw(axes: "Axes", title: str, lines: Sequence[tuple[str, Sequence[Point]]], result: Sensitivity) -> None:
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for index, (label, points) in enumerate(lines):
+        removed = [0.0, *(100 * point.fraction for point in points)]
+        axes.plot(removed, [0.0, *(point.loss for point in points)], label=label, linewidth=1.8, markersize=5, **style(index))
+    axes.set_title(title, fontsize=9)
+    noun = {"heads": "heads", "ffn": "neurons", "block": "blocks"}.get(lines[0][1][0].structure, "weights")
+    axes.set_xlabel(f"{noun} removed (%)")
+    axes.set_ylabel(f"{result.words.name} lost" + (f" ({result.words.unit})" if result.words.unit else ""))
+    axes.set_xlim(0, 100)
+    axes.grid(color=INK, alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8, ncols=1 + (len(lines) - 1) // 8)
