@@ -12,6 +12,7 @@ State: TypeAlias = dict[str, Any]
 """``tokenizer.json``: the model with its vocabulary, added tokens, post-processor, padding, and parts that hold no ids."""
 
 KINDS = ("BPE", "Unigram", "WordLevel", "WordPiece")
+_SMALL = 8
 _FRAMES = ("BertProcessing", "RobertaProcessing")
 
 
@@ -48,8 +49,10 @@ def fixed_ids(state: State) -> set[int]:
     model = state["model"]
     found = {token["id"] for token in state["added_tokens"]}
     if model["type"] == "Unigram":
-        # Some classes build the model again with the number of the unknown token: what stands before it stays too.
-        found.update(range(0 if model["unk_id"] is None else model["unk_id"] + 1))
+        unknown = model["unk_id"]
+        if unknown is not None:
+            # Classes that build the model again have its number, a small one, in their code: what stands before it stays too.
+            found.update(range(unknown + 1) if unknown < _SMALL else (unknown,))
     elif model.get("unk_token") in model["vocab"]:
         found.add(model["vocab"][model["unk_token"]])
     if state["padding"] is not None:

@@ -40,13 +40,14 @@ def trim_tokenizer(tokenizer: PreTrainedTokenizerFast, kept: Sequence[int]) -> P
             "cannot do without; pass what kept_tokens gives."
         )
     _refuse_stored_ids(tokenizer)
-    small = _copy_around(tokenizer, renumbered(state, new_ids))
+    trimmed = renumbered(state, new_ids)
+    small = _copy_around(tokenizer, trimmed)
     expected = {token: new_ids[old] for token, old in tokenizer.get_vocab().items() if old in new_ids}
-    _check(small, expected, "after cutting")
+    _check(small, expected, trimmed["model"].get("unk_id"), "after cutting")
     with tempfile.TemporaryDirectory() as folder:
         small.save_pretrained(folder)
         again = type(small).from_pretrained(folder)
-    _check(again, expected, "after loading it again")
+    _check(again, expected, trimmed["model"].get("unk_id"), "after loading it again")
     return small
 
 
@@ -79,11 +80,16 @@ def _refuse_stored_ids(tokenizer: PreTrainedTokenizerFast) -> None:
             )
 
 
-def _check(tokenizer: Any, expected: dict[str, int], when: str) -> None:
+def _check(tokenizer: Any, expected: dict[str, int], unknown: int | None, when: str) -> None:
     found = tokenizer.get_vocab()
     if found != expected:
         wrong = min(token for token in {*found, *expected} if found.get(token) != expected.get(token))
-        raise MismatchError(
-            f"{type(tokenizer).__name__}: {wrong!r} has id {found.get(wrong)} {when}, expected {expected.get(wrong)}. "
-            "Its class builds the vocabulary in its own way; leave structure: vocabulary out for this model."
-        )
+        problem = f"{wrong!r} has id {found.get(wrong)} {when}, expected {expected.get(wrong)}"
+    elif (stored := read_state(tokenizer)["model"].get("unk_id")) != unknown:
+        problem = f"the unknown token has id {stored} {when}, expected {unknown}"
+    else:
+        return
+    raise MismatchError(
+        f"{type(tokenizer).__name__}: {problem}. Its class builds the vocabulary in its own way; "
+        "leave structure: vocabulary out for this model."
+    )

@@ -291,6 +291,45 @@ def test_the_unknown_token_of_a_unigram_keeps_its_number():
     assert kept_tokens(tokenizer, torch.zeros(6, dtype=torch.int64), min_count=1, round_to=1) == [0, 1, 2, 3, 4]
 
 
+def test_an_unknown_token_far_back_does_not_keep_all_before_it():
+    """Nothing could go otherwise."""
+    pieces = [(f"piece{index}", -1.0 - index) for index in range(20)]
+    backend = Tokenizer(models.Unigram([*pieces, ("<unk>", 0.0)], unk_id=20))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    counts = torch.zeros(21, dtype=torch.int64)
+    counts[5] = 1
+    kept = kept_tokens(tokenizer, counts, min_count=1, round_to=1)
+    assert kept == [5, 19, 20]  # 19 has the lowest score
+    small = trim_tokenizer(tokenizer, kept)
+    assert [kept[token] for token in small("piece5?")["input_ids"]] == tokenizer("piece5?")["input_ids"] == [5, 20]
+
+
+class _OwnNumber(PreTrainedTokenizerFast):
+    """A class that builds its model itself, with the unknown token where it used to be."""
+
+    def __init__(self, vocab=None, **more):
+        backend = Tokenizer(models.Unigram([tuple(pair) for pair in vocab], unk_id=min(9, len(vocab) - 1)))
+        super().__init__(tokenizer_object=backend, **more)
+
+
+def test_a_class_that_would_load_with_another_unknown_token_is_refused():
+    """Ids and tokens would all be right, and unknown characters some word."""
+    pieces = [(f"piece{index}", -1.0 - index) for index in range(9)]
+    tokenizer = _OwnNumber([*pieces, ("<unk>", 0.0), ("more", -20.0), ("most", -30.0)], unk_token="<unk>")
+    with pytest.raises(MismatchError, match=r"_OwnNumber: the unknown token has id 3 after loading it again, expected 1"):
+        trim_tokenizer(tokenizer, [4, 9, 10, 11])
+
+
+def test_padding_that_the_backend_does_itself_has_the_new_id():
+    """Used by hand, and by other programs that read tokenizer.json, it pads without asking the wrapper."""
+    tokenizer = words()
+    before = tokenizer.backend_tokenizer.padding
+    kept = kept_tokens(tokenizer, torch.zeros(len(tokenizer), dtype=torch.int64), min_count=1)
+    after = trim_tokenizer(tokenizer, kept).backend_tokenizer.padding
+    assert before["pad_id"] == len(tokenizer) - 1
+    assert after == before | {"pad_id": len(kept) - 1}
+
+
 def test_parts_are_those_of_the_merges_that_happen():
     """By hand: "abc" is made as (a, bc), since b-c comes first; the way over "ab" is never taken. Both spellings of merges."""
     vocab = {token: index for index, token in enumerate(["a", "b", "c", "ab", "bc", "abc", "ca"])}
@@ -307,10 +346,12 @@ def test_a_token_that_another_is_made_from_stays_unseen_or_not():
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab, merges)), unk_token="[UNK]")
     counts = torch.tensor([0, 0, 0, 0, 0, 0, 4, 0])
     assert kept_tokens(tokenizer, counts, min_count=1, round_to=1) == [0, 1, 2, 3, 5, 6]
+    only_ca = torch.tensor([0, 0, 0, 0, 0, 0, 0, 1])
+    assert kept_tokens(tokenizer, only_ca, min_count=1, round_to=1) == [0, 1, 2, 3, 7], "parts of what goes may go too"
     small = trim_tokenizer(tokenizer, [0, 1, 2, 3, 5, 6])
     assert json.loads(small.backend_tokenizer.to_str())["model"]["merges"] == [["b", "c"], ["a", "bc"]]
     with pytest.raises(RecipeError, match=r"removes 3 of 8 tokens, at most 2 can go"):
-        kept_tokens(tokenizer, counts - counts + torch.tensor([0, 0, 0, 0, 0, 0, 4, 0]), sparsity=0.4, round_to=1, also=[6])
+        kept_tokens(tokenizer, counts, sparsity=0.4, round_to=1, also=[6])
 
 
 def test_merges_written_as_strings_are_cut_too():
