@@ -30,6 +30,7 @@ P = ParamSpec("P")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one YAML file is one complete run.")]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 
@@ -142,7 +143,7 @@ def plan(recipe: RecipeFile, set_: Overrides = [], as_json: Json = False) -> Non
 @app.command()
 @reported
 def measure(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")],
+    model: Model,
     recipe: Annotated[Path | None, typer.Option(help="Take data and settings from this recipe, for quality too.")] = None,
     set_: Overrides = [],  # noqa: B006
     as_json: Json = False,
@@ -180,12 +181,45 @@ def compare(
 
 @app.command()
 @reported
-def inspect(model: Annotated[str, typer.Argument(metavar="MODEL")], as_json: Json = False) -> None:
+def inspect(model: Model, as_json: Json = False) -> None:
     """Show what a folder or Hub id holds: tier, layers, widths, zeros, bytes and dtypes."""
     from hf_shrink.inspection import inspect_model
 
     with contextlib.redirect_stdout(sys.stderr):
         result = inspect_model(model)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
+def prune(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the pruned model; new or empty.")],
+    structure: Annotated[str, typer.Option(help="What goes: unstructured, n_of_m, block, heads, ffn.")],
+    sparsity: Annotated[float | None, typer.Option(help="Fraction that goes, in [0, 1).")] = None,
+    criterion: Annotated[str, typer.Option(help="What scores it; the lowest scores go.")] = "magnitude",
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Another key of a pruning entry: --set pattern=[2,4]")
+    ] = [],  # noqa: B006
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub id.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="Calibrate on the training texts of this recipe.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="Calibrate on this text file, a sample a line.")] = None,
+    save_recipe: Annotated[Path | None, typer.Option(help="With --recipe: write it with this entry as a recipe.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prune a model at once, without training, and write one that loads again."""
+    if recipe is not None and texts is not None:
+        raise RecipeError("--recipe and --texts: choose one.")
+    if save_recipe is not None and recipe is None:
+        raise RecipeError("--save-recipe writes --recipe FILE with this entry, and none is given; add --recipe FILE.")
+    parsed = _recipe(recipe, []) if recipe else None
+    from hf_shrink.shortcut import entry_of, prune_model, write_recipe
+
+    with contextlib.redirect_stdout(sys.stderr):
+        entry = entry_of(structure, criterion, sparsity, set_)
+        if save_recipe is not None and parsed is not None:
+            write_recipe(parsed, entry, model, save_recipe)
+        result = prune_model(model, folder, entry, revision=revision, recipe=parsed, texts=texts)
     _show(result, as_json)
 
 

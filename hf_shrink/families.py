@@ -1,11 +1,11 @@
-"""What model families look like: where their layers, feed-forward blocks and embeddings live.
+"""What model families look like: where their layers, attention heads, feed-forward blocks and embeddings live.
 
-Paths are relative: ``layers`` and ``embeddings`` to the base model (``model.base_model``), the others to one layer.
+Paths are relative: ``layers`` and ``embeddings`` to the base model (``model.base_model``), those inside a layer to the layer.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -14,61 +14,250 @@ from hf_shrink.tables import nearest
 
 
 @dataclass(frozen=True)
-class Family:
-    """Where things are in one ``model_type``.
+class Attention:
+    """One attention block of a layer.
 
     Attributes:
-        layers: the ``ModuleList`` of transformer layers.
+        module: whose attributes say how large a head is and how many there are.
+        inputs: the projections whose outputs are the heads: query, key and value, or one that holds all three.
+        output: the projection that reads the heads.
+        packed: how one projection holds all three: ``thirds`` (all queries, all keys, all values) or ``heads`` (query, key
+            and value of one head after another); empty where there are three projections.
+        head_dim: attribute of ``module``: features of one head.
+        counts: attributes of ``module`` that say how many heads there are.
+        widths: attributes of ``module`` that say heads times ``head_dim``.
+        position_bias: an embedding with one column a head, which the first layer of the stack looks up for all layers.
+        shared: a head is the same one in every layer of the stack, because layers hand on what they know of its positions.
+    """
+
+    module: str
+    inputs: tuple[str, ...]
+    output: str
+    packed: Literal["", "thirds", "heads"] = ""
+    head_dim: str = "head_dim"
+    counts: tuple[str, ...] = ()
+    widths: tuple[str, ...] = ()
+    position_bias: str = ""
+    shared: bool = False
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A ``ModuleList`` of layers that are alike.
+
+    Attributes:
+        layers: where it is.
         num_layers: config key that holds how many there are.
-        ffn_in: the projections whose outputs are the neurons of the feed-forward block (two of them where it is gated).
+        attentions: the attention blocks of a layer; a decoder that also reads an encoder has two.
+        ffn_in: the projections whose outputs are the neurons of the feed-forward block (two of them where it is gated; those
+            that a model does not have are passed over).
         ffn_out: the projection that reads those neurons.
-        ffn_width: config key that holds the number of neurons (GPT-2 reads None as four times the hidden width).
-        embeddings: the modules that hold embeddings.
     """
 
     layers: str
     num_layers: str
+    attentions: tuple[Attention, ...]
     ffn_in: tuple[str, ...]
     ffn_out: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where things are in one ``model_type``.
+
+    Attributes:
+        stacks: one, or encoder and decoder.
+        ffn_width: config key that holds the number of neurons (GPT-2 reads None as four times the hidden width).
+        embeddings: the modules that hold embeddings.
+        num_heads: config key that holds the number of (query) heads.
+        num_kv_heads: config key that holds the number of key-value heads, where queries share them in groups.
+        head_dim: config key that fixes the size of a head, so that a config can say fewer heads; None where a model is built
+            with ``hidden width / num_heads``.
+    """
+
+    stacks: tuple[Stack, ...]
     ffn_width: str
     embeddings: tuple[str, ...]
+    num_heads: str = "num_attention_heads"
+    num_kv_heads: str | None = None
+    head_dim: str | None = None
 
 
 _BERT = Family(
-    layers="encoder.layer",
-    num_layers="num_hidden_layers",
-    ffn_in=("intermediate.dense",),
-    ffn_out="output.dense",
+    stacks=(
+        Stack(
+            layers="encoder.layer",
+            num_layers="num_hidden_layers",
+            attentions=(
+                Attention(
+                    module="attention.self",
+                    inputs=("attention.self.query", "attention.self.key", "attention.self.value"),
+                    output="attention.output.dense",
+                    head_dim="attention_head_size",
+                    counts=("num_attention_heads",),
+                    widths=("all_head_size",),
+                ),
+            ),
+            ffn_in=("intermediate.dense",),
+            ffn_out="output.dense",
+        ),
+    ),
     ffn_width="intermediate_size",
     embeddings=("embeddings",),
 )
 
+_LLAMA = Family(
+    stacks=(
+        Stack(
+            layers="layers",
+            num_layers="num_hidden_layers",
+            attentions=(
+                Attention(
+                    module="self_attn",
+                    inputs=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                    output="self_attn.o_proj",
+                ),
+            ),
+            ffn_in=("mlp.gate_proj", "mlp.up_proj"),
+            ffn_out="mlp.down_proj",
+        ),
+    ),
+    ffn_width="intermediate_size",
+    embeddings=("embed_tokens",),
+    num_kv_heads="num_key_value_heads",
+    head_dim="head_dim",
+)
+
+
+def _t5_attention(block: str, position_bias: str = "") -> Attention:
+    return Attention(
+        module=block,
+        inputs=(f"{block}.q", f"{block}.k", f"{block}.v"),
+        output=f"{block}.o",
+        head_dim="key_value_proj_dim",
+        counts=("n_heads",),
+        widths=("inner_dim",),
+        position_bias=position_bias,
+        shared=True,
+    )
+
+
+def _t5_stack(layers: str, num_layers: str, ffn: str, *cross: Attention) -> Stack:
+    block = "layer.0.SelfAttention"
+    return Stack(
+        layers=layers,
+        num_layers=num_layers,
+        attentions=(_t5_attention(block, f"{block}.relative_attention_bias"), *cross),
+        ffn_in=(f"{ffn}.wi", f"{ffn}.wi_0", f"{ffn}.wi_1"),
+        ffn_out=f"{ffn}.wo",
+    )
+
+
 FAMILIES: Mapping[str, Family] = {
     "bert": _BERT,
     "roberta": _BERT,
+    "electra": _BERT,
     "distilbert": Family(
-        layers="transformer.layer",
-        num_layers="n_layers",
-        ffn_in=("ffn.lin1",),
-        ffn_out="ffn.lin2",
+        stacks=(
+            Stack(
+                layers="transformer.layer",
+                num_layers="n_layers",
+                attentions=(
+                    Attention(
+                        module="attention",
+                        inputs=("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+                        output="attention.out_lin",
+                        head_dim="attention_head_size",
+                        counts=("n_heads",),
+                    ),
+                ),
+                ffn_in=("ffn.lin1",),
+                ffn_out="ffn.lin2",
+            ),
+        ),
         ffn_width="hidden_dim",
         embeddings=("embeddings",),
+        num_heads="n_heads",
     ),
     "gpt2": Family(
-        layers="h",
-        num_layers="n_layer",
-        ffn_in=("mlp.c_fc",),
-        ffn_out="mlp.c_proj",
+        stacks=(
+            Stack(
+                layers="h",
+                num_layers="n_layer",
+                attentions=(
+                    Attention(
+                        module="attn",
+                        inputs=("attn.c_attn",),
+                        output="attn.c_proj",
+                        packed="thirds",
+                        counts=("num_heads",),
+                        widths=("split_size",),
+                    ),
+                ),
+                ffn_in=("mlp.c_fc",),
+                ffn_out="mlp.c_proj",
+            ),
+        ),
         ffn_width="n_inner",
         embeddings=("wte", "wpe"),
+        num_heads="n_head",
     ),
-    "llama": Family(
-        layers="layers",
-        num_layers="num_hidden_layers",
-        ffn_in=("mlp.gate_proj", "mlp.up_proj"),
-        ffn_out="mlp.down_proj",
+    "gpt_neox": Family(
+        stacks=(
+            Stack(
+                layers="layers",
+                num_layers="num_hidden_layers",
+                attentions=(
+                    Attention(
+                        module="attention",
+                        inputs=("attention.query_key_value",),
+                        output="attention.dense",
+                        packed="heads",
+                        head_dim="head_size",
+                    ),
+                ),
+                ffn_in=("mlp.dense_h_to_4h",),
+                ffn_out="mlp.dense_4h_to_h",
+            ),
+        ),
         ffn_width="intermediate_size",
-        embeddings=("embed_tokens",),
+        embeddings=("embed_in",),
+    ),
+    "llama": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "t5": Family(
+        stacks=(
+            _t5_stack("encoder.block", "num_layers", "layer.1.DenseReluDense"),
+            _t5_stack(
+                "decoder.block", "num_decoder_layers", "layer.2.DenseReluDense", _t5_attention("layer.1.EncDecAttention")
+            ),
+        ),
+        ffn_width="d_ff",
+        embeddings=("shared", "encoder.embed_tokens", "decoder.embed_tokens"),
+        num_heads="num_heads",
+        head_dim="d_kv",
+    ),
+    "vit": Family(
+        stacks=(
+            Stack(
+                layers="layers",
+                num_layers="num_hidden_layers",
+                attentions=(
+                    Attention(
+                        module="attention",
+                        inputs=("attention.q_proj", "attention.k_proj", "attention.v_proj"),
+                        output="attention.o_proj",
+                        counts=("num_attention_heads",),
+                    ),
+                ),
+                ffn_in=("mlp.fc1",),
+                ffn_out="mlp.fc2",
+            ),
+        ),
+        ffn_width="intermediate_size",
+        embeddings=("embeddings",),
+        head_dim="head_dim",
     ),
 }
 
@@ -83,24 +272,39 @@ def family_of(model: Any, where: str) -> Family:
     return FAMILIES[name]
 
 
-def layers_of(model: Any, family: Family) -> nn.ModuleList:
-    """The transformer layers of ``model``, first to last."""
-    try:
-        layers = model.base_model.get_submodule(family.layers)
-    except AttributeError:
-        layers = None
-    if not isinstance(layers, nn.ModuleList):
+def stacks_of(model: Any, family: Family) -> list[tuple[Stack, nn.ModuleList]]:
+    """The stacks that ``model`` has, each with its layers; an encoder alone has no decoder."""
+    found = []
+    for stack in family.stacks:
+        try:
+            layers = model.base_model.get_submodule(stack.layers)
+        except AttributeError:
+            continue
+        if isinstance(layers, nn.ModuleList):
+            found.append((stack, layers))
+    if not found:
         raise MismatchError(
-            f"{type(model).__name__}: its config says {model.config.model_type!r}, but it has no layers at {family.layers!r}. "
-            "Pass the plain transformers model, without a wrapper around it."
+            f"{type(model).__name__}: its config says {model.config.model_type!r}, but it has no layers at "
+            f"{family.stacks[0].layers!r}. Pass the plain transformers model, without a wrapper around it."
         )
-    return layers
+    return found
+
+
+def layers_of(model: Any, family: Family) -> list[nn.Module]:
+    """The transformer layers of ``model``, first to last, of an encoder before those of its decoder."""
+    return [layer for _, layers in stacks_of(model, family) for layer in layers]
 
 
 def named_layers(model: Any, family: Family) -> dict[str, nn.Module]:
     """The transformer layers by their full name in ``model``, first to last; a layer that is used twice appears once."""
     found = {id(layer) for layer in layers_of(model, family)}
     return {name: module for name, module in model.named_modules() if id(module) in found}
+
+
+def stack_by_layer(model: Any, family: Family) -> dict[str, Stack]:
+    """For each name of ``named_layers`` the stack that describes it."""
+    stacks = {id(layer): stack for stack, layers in stacks_of(model, family) for layer in layers}
+    return {name: stacks[id(layer)] for name, layer in named_layers(model, family).items()}
 
 
 def embedding_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, set_seed
 
-from hf_shrink.data.tokenize import TokenizedSplits, tokenize
+from hf_shrink.data.tokenize import TokenizedSplits, tokenize, tokenize_rows
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.models.load import load_classifier
+from hf_shrink.models.load import load_classifier, load_tokenizer
 from hf_shrink.models.student import drop_layers
 from hf_shrink.plan import Prepared, prepare, start_of
+from hf_shrink.pruning.cuts import cut_at_once
 from hf_shrink.pruning.surgery import shrink
+from hf_shrink.pruning.trimming import trim_tokenizer
+from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quiet import say
@@ -35,6 +39,7 @@ from hf_shrink.workspace import Follower, Workspace
 
 MASKS = "masks/masks.safetensors"  # below the stage's folder: beside the weights it would be counted as weights
 FINAL = "final"
+CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
 
 
 @dataclass(frozen=True)
@@ -171,7 +176,16 @@ def _start(job: Job, teacher: Path | None) -> PreTrainedModel:
         reference, revision = start_of(recipe)
         names = job.prepared.splits.label_names
         model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
-    return model if recipe.student.layers is None else drop_layers(model, recipe.student.layers)
+    if recipe.student.layers is not None:
+        model = drop_layers(model, recipe.student.layers)
+    return cut_at_once(model, recipe.effective_pruning(), _calibration(job))
+
+
+def _calibration(job: Job) -> list[dict[str, Tensor]]:
+    """The first training rows in batches, for what is decided before training."""
+    rows, pad = job.tokens.train, DataCollatorWithPadding(job.prepared.tokenizer)
+    starts = range(0, min(CALIBRATION_ROWS, len(rows)), CALIBRATION_BATCH)
+    return [dict(pad([rows[i] for i in range(start, min(start + CALIBRATION_BATCH, len(rows)))])) for start in starts]
 
 
 def _live_teacher(job: Job, folder: Path | None) -> Teacher | None:
@@ -190,6 +204,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train, save the weights and the masks, and say how long it took."""
     scratch, is_student = job.work.scratch(stage), stage == "student"
+    masked = [entry for entry in job.recipe.effective_pruning() if is_student and not entry.is_cut_at_once]
     trainer = ShrinkTrainer(
         model,
         training_arguments(words, output_dir=scratch, seed=job.recipe.seed, where=stage),
@@ -199,7 +214,7 @@ def _train(
         job.prepared.tokenizer,
         teacher=teacher,
         distillation=job.recipe.distillation if is_student else None,
-        pruning=job.recipe.pruning or None if is_student else None,
+        pruning=masked or None,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()
@@ -214,12 +229,20 @@ def _train(
 
 def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
     """The folder of the physically smaller student, or the student's own where nothing can be cut."""
-    if all(entry.structure == "unstructured" for entry in job.recipe.pruning):
+    if not any(entry.is_cut_after for entry in job.recipe.pruning):
         return student
 
     def write(fresh: Path) -> dict[str, Any]:
-        small = shrink(load_classifier(str(student), new_head=False), load_file(student / MASKS))
-        save(small, fresh, tokenizer=job.prepared.tokenizer)
+        small, tokenizer, tokens = (
+            load_classifier(str(student), new_head=False),
+            job.prepared.tokenizer,
+            job.prepared.kept_tokens,
+        )
+        if (student / MASKS).exists():
+            small = shrink(small, load_file(student / MASKS))
+        if tokens is not None:
+            small, tokenizer = cut_vocabulary(small, tokens), trim_tokenizer(tokenizer, tokens)
+        save(small, fresh, tokenizer=tokenizer)
         return {}
 
     _once(work, "shrunk", write)
@@ -235,9 +258,11 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
         if job.recipe.quantization is not None:
             kept = keep_plan(model, job.recipe.quantization).kept
             model = quantize(model, job.recipe.quantization)
-        tier = save(model, fresh, tokenizer=job.prepared.tokenizer)
-        rows = job.tokens.test.select(range(min(8, len(job.tokens.test)))).remove_columns("labels")
-        inputs = job.prepared.tokenizer.pad(rows[:], return_tensors="pt")
+        tokenizer = load_tokenizer(str(small))  # its own: it may know fewer tokens
+        tier = save(model, fresh, tokenizer=tokenizer)
+        texts = job.prepared.splits.test.select(range(min(8, len(job.prepared.splits.test))))
+        rows = tokenize_rows(texts, tokenizer, job.recipe.data.max_length, "test").remove_columns("labels")
+        inputs = tokenizer.pad(rows[:], return_tensors="pt")
         reload = verify(fresh, model, dict(inputs))
         return {"tier": tier, "max_difference": reload.max_difference, "kept": dict(kept)}
 

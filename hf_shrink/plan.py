@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,20 @@ from hf_shrink.models.load import config_of, load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.reference import shown
 from hf_shrink.models.student import drop_layers
+from hf_shrink.pruning.cuts import cut_words, outline_cuts
 from hf_shrink.pruning.touched import outline, touched
+from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
+from hf_shrink.vocabulary import tokens_to_keep
 from hf_shrink.words import distillation_words, layers_words, pruning_words, quantization_words
+
+ZEROS = ("unstructured", "n_of_m", "block")
+"""Structures whose weights stay in the model as zeros."""
 
 _UNUSED = Path("unused")
 
@@ -69,6 +75,7 @@ class Plan:
 
     output_dir: str
     stages: tuple[StagePlan, ...]
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""
@@ -76,7 +83,8 @@ class Plan:
 
     def rich(self) -> Text:
         """Lines for the terminal."""
-        return Text("\n".join(line for stage in self.stages for line in stage.lines()))
+        lines = [line for stage in self.stages for line in stage.lines()]
+        return Text("\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)]))
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Prepared:
     splits: Splits
     tokenizer: PreTrainedTokenizerBase
     pair: Pair | None
+    kept_tokens: tuple[int, ...] | None = None
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -113,18 +122,27 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision, download=download)
         pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken)
         stages.append(_teacher(recipe, splits, teacher, pair))
+    pruning = recipe.effective_pruning()
     student = start if recipe.student.layers is None else drop_layers(start, recipe.student.layers)
-    stages.append(_student(recipe, start, student, steps))
-    if any(entry.structure != "unstructured" for entry in recipe.pruning):
-        student = outline(student, recipe.pruning)
-        stages.append(_model_stage("shrunk", ("takes the masked neurons out",), {}, student, "stages/shrunk"))
+    cuts = cut_words(student, pruning)
+    student = outline_cuts(student, pruning)
+    stages.append(_student(recipe, start, student, steps, cuts))
+    kept_tokens = None
+    if any(entry.is_cut_after for entry in pruning):
+        does = ["takes the masked units out"] if any(e.is_cut_after and not e.is_cut_at_once for e in pruning) else []
+        student = outline(student, pruning)
+        kept_tokens = tokens_to_keep(recipe, splits, tokenizer, student)
+        if kept_tokens is not None:
+            does.append(f"keeps {len(kept_tokens):,} of {student.config.vocab_size:,} tokens: those of the training texts")
+            student = cut_vocabulary(student, kept_tokens)
+        stages.append(_model_stage("shrunk", tuple(does), {}, student, "stages/shrunk"))
     if recipe.quantization is not None:
         kept = keep_plan(student, recipe.quantization)
         does = (quantization_words(recipe.quantization, len(kept.quantized)),)
         size = predicted_bytes(student, recipe.quantization)
         stages.append(StagePlan("quantized", does, dict(kept.kept), student.num_parameters(), size, "."))
     stages.append(_report(recipe, splits))
-    return Prepared(Plan(recipe.output_dir, tuple(stages)), splits, tokenizer, pair)
+    return Prepared(Plan(recipe.output_dir, tuple(stages), _warnings(recipe)), splits, tokenizer, pair, kept_tokens)
 
 
 def start_of(recipe: Recipe) -> tuple[str, str | None]:
@@ -150,7 +168,8 @@ def _blueprint(reference: str, revision: str | None, label_names: tuple[str, ...
         )
     record = getattr(config, "quantization_config", None)
     if isinstance(record, dict) and record.get("quant_method") == METHOD:
-        resize(model, ShrinkConfig(**record).shapes)
+        stored = ShrinkConfig(**record)
+        resize(model, stored.shapes, stored.head_dim)
     return model
 
 
@@ -184,16 +203,28 @@ def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pai
     return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")
 
 
-def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int) -> StagePlan:
-    does = [layers_words(recipe, start), f"trains for {steps} steps", *distillation_words(recipe.distillation)]
+def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int, cuts: Sequence[str]) -> StagePlan:
+    does = [layers_words(recipe, start), *cuts, f"trains for {steps} steps", *distillation_words(recipe.distillation)]
     leaves = _frozen(student, recipe.optimization.freeze, "optimization.freeze")
-    if recipe.pruning:
-        prunes = touched(student, recipe.pruning, steps)
-        does += [*pruning_words(recipe.pruning, prunes, steps)]
+    pruning = recipe.effective_pruning()
+    if any(not entry.is_cut_at_once for entry in pruning):
+        prunes = touched(student, pruning, steps)
+        does += [*pruning_words(pruning, prunes, steps)]
         if prunes.zeros:
             does.append(f"sets {prunes.zeros:,} weights to zero, which makes neither the file smaller nor the model faster")
         leaves |= dict.fromkeys(prunes.skipped, "not pruned")
     return _model_stage("student", tuple(does), leaves, student, "stages/student")
+
+
+def _warnings(recipe: Recipe) -> tuple[str, ...]:
+    """What a recipe that only reads well would leave its user to find out."""
+    if recipe.student.layers is not None or any(entry.structure not in (*ZEROS, "vocabulary") for entry in recipe.pruning):
+        return ()
+    found = ["nothing in this recipe makes the model faster: zeros and fewer tokens take the same time, and so do fewer bits"]
+    found[0] += " on most CPUs" if recipe.quantization is not None else ""
+    if recipe.quantization is None and not any(entry.makes_smaller for entry in recipe.pruning):
+        found.append("nothing in this recipe makes the file smaller")
+    return tuple(found)
 
 
 def _report(recipe: Recipe, splits: Splits) -> StagePlan:

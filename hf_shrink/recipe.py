@@ -28,6 +28,9 @@ from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.yaml_core import write
 from hf_shrink.yaml_source import MAX_BYTES, Place, Source, decode, parse
 
+FOUR_BIT_MULTIPLE = 64
+"""Inputs of a projection that four-bit kernels take in whole tiles."""
+
 _SHOWN = 20
 _COLLECTED = 100
 
@@ -108,6 +111,17 @@ class Recipe(Config):
         if found:
             raise RecipeError(_report(found))
         return recipe
+
+    def effective_pruning(self) -> tuple[PruningConfig, ...]:
+        """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""
+        bits = None if self.quantization is None else self.quantization.bits
+        multiple = FOUR_BIT_MULTIPLE if bits == 4 else None
+        return tuple(
+            entry.model_copy(update={"round_to": multiple})
+            if multiple is not None and entry.round_to is None and entry.structure in ("heads", "ffn", "hidden")
+            else entry
+            for entry in self.pruning
+        )
 
     def to_yaml(self) -> str:
         """What was set, as YAML; ``from_text`` of it equals this recipe."""

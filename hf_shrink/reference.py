@@ -71,6 +71,8 @@ def _type(value: Schema) -> str:
         return f"`{value['const']}`"
     if "enum" in value:
         return ", ".join(f"`{choice}`" for choice in value["enum"])
+    if "prefixItems" in value:
+        return "[" + ", ".join(_type(item) for item in value["prefixItems"]) + "]"
     if value.get("type") == "array":
         return f"list of {_type(value['items'])}s"
     words = {"integer": "whole number", "string": "text", "object": "mapping", "boolean": "true or false"}

@@ -22,6 +22,7 @@ from hf_shrink.plan import Prepared
 from hf_shrink.publishing.card import render
 from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
+from hf_shrink.vocabulary import answers_in_own_words
 from hf_shrink.workspace import Workspace
 
 RECIPE = "hf_shrink_recipe.yaml"
@@ -99,12 +100,15 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
             found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
         elif stage.name != "report":
             folder, answers = _folder(recipe, stage.name, work), None
+            if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized"):
+                place = work.folder if stage.name == "quantized" else folder
+                answers = answers_in_own_words(place, prepared.splits, recipe.data.max_length, batch_size=batch_size)
             if stage.name == "teacher":  # one that is taken as it comes may have its classes in another order
                 answers = by_name(folder, names, tokens.test, prepared.tokenizer, batch_size=batch_size)
             did = _did(stage.name, stage.does, work)
             found.append(Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers))
     last = found.pop()
-    return [*found, Subject(last.name, last.title, last.did, folder=work.folder)]
+    return [*found, Subject(last.name, last.title, last.did, folder=work.folder, predictions=last.predictions)]
 
 
 def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:

@@ -22,6 +22,11 @@ def oriented(module: Projection) -> Tensor:
     return module.weight.T if isinstance(module, Conv1D) else module.weight
 
 
+def features(module: Projection) -> tuple[int, int]:
+    """``(in_features, out_features)``, read off the attributes, because four-bit weights are stored flat."""
+    return (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
+
+
 def matches(name: str, pattern: str) -> bool:
     """True where ``pattern`` is the whole name or its dotted end: ``output.dense`` matches ``layer.0.output.dense``."""
     return name == pattern or name.endswith(f".{pattern}")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hf_shrink.distillation.config import DistillationConfig
-from hf_shrink.families import family_of, layers_of
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.models.student import kept_layers
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.touched import PruningPlan
@@ -17,7 +17,7 @@ def layers_words(recipe: Recipe, start: Any) -> str:
     source = "the teacher" if recipe.student.start == "teacher" else recipe.model
     if recipe.student.layers is None:
         return f"starts from {source}"
-    total = len(layers_of(start, family_of(start, "student.layers")))
+    total = len(stacks_of(start, family_of(start, "student.layers"))[0][1])
     kept = kept_layers(total, recipe.student.layers)
     return f"starts from layers {', '.join(map(str, kept))} of {source}'s {total} (counted from 0)"
 
@@ -30,14 +30,20 @@ def distillation_words(config: DistillationConfig | None) -> Iterator[str]:
 
 
 def pruning_words(entries: Sequence[PruningConfig], prunes: PruningPlan, steps: int) -> Iterator[str]:
-    """One sentence an entry: what goes, by which score, when."""
+    """One sentence an entry that has masks: what goes, by which score, when."""
     for index, entry in enumerate(entries):
         rows = [row for row in prunes.rows if row.entry == f"pruning.{index}"]
-        kept, before, unit = sum(r.kept for r in rows), sum(r.before for r in rows), rows[0].unit
-        end = steps if entry.end_step is None else entry.end_step
+        if not rows:
+            continue
+        kept, before, unit = prunes.totals[f"pruning.{index}"], sum(row.before for row in rows), rows[0].unit
+        amount = f"what scores below {entry.threshold:g}" if kept is None else f"keeps {kept:,} of {before:,} {unit}"
+        multiple = max(row.multiple for row in rows)
+        rounded = f", in multiples of {multiple}" if multiple > 1 else ""
+        shared = "" if entry.allocation == "uniform" else f", shared out by {entry.allocation} scores"
+        when = f"from step {entry.begin_step} to {steps if entry.end_step is None else entry.end_step}"
+        schedule = "" if kept is None else f"{entry.schedule} "
         yield (
-            f"prunes {entry.structure}: keeps {kept:,} of {before:,} {unit} in {len(rows)} places, by {entry.criterion}, "
-            f"{entry.schedule} from step {entry.begin_step} to {end}"
+            f"prunes {entry.structure}: {amount} in {len(rows)} places{rounded}{shared}, by {entry.criterion}, {schedule}{when}"
         )
 
 

@@ -8,13 +8,13 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hf_shrink"
 LAYERS = [
     {"errors"},
-    {"families", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks", "workspace"}
+    {"families", "heads", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks", "workspace"}
     | {"yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "answers"},
+    {"words", "answers", "vocabulary", "trained"},
     {"plan"},
-    {"resume", "report", "judging", "inspection"},
+    {"resume", "report", "judging", "inspection", "shortcut", "sensitivity"},
     {"pipeline"},
     {"cli", "__main__"},
 ]
@@ -27,6 +27,7 @@ ALLOWED_SIDEWAYS = {
 }
 ONLY_IN = {
     "bitsandbytes": {"quantization/bitsandbytes.py"},
+    "matplotlib": {"publishing/plots.py"},
     "sklearn": {"measurement/floor.py"},
     "simple_icd_10_cm": {"data/icd10.py"},
 }

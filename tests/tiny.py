@@ -7,15 +7,22 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoModelForSequenceClassification,
     BertConfig,
     DistilBertConfig,
+    ElectraConfig,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
     RobertaConfig,
+    T5Config,
+    ViTConfig,
 )
 
 COLOURS = ("red", "green", "blue")
@@ -24,13 +31,21 @@ SPECIALS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
 VOCABULARY = {word: i for i, word in enumerate((*SPECIALS, *COLOURS, *FILLERS))}
 
 FAMILIES = ("bert", "roberta", "distilbert", "gpt2", "llama")
+"""Those that tests of every room go through."""
+
+MORE_FAMILIES = ("electra", "gpt_neox", "qwen2", "qwen3", "t5", "vit")
+"""The rest of the table, for tests of structures and loading."""
+
+ALL_FAMILIES = (*FAMILIES, *MORE_FAMILIES)
 
 
 def tiny_config(family: str, *, layers: int = 2, hidden: int = 32, ffn: int = 64, **more: Any) -> PreTrainedConfig:
     """A config of ``family`` with four attention heads over the tiny vocabulary."""
     vocabulary = {"vocab_size": len(VOCABULARY), "pad_token_id": 0}
-    if family in {"bert", "roberta"}:
-        make = BertConfig if family == "bert" else RobertaConfig
+    if family in {"bert", "roberta", "electra"}:
+        make = {"bert": BertConfig, "roberta": RobertaConfig, "electra": ElectraConfig}[family]
+        if family == "electra":
+            more = {"embedding_size": 16} | more
         return make(
             hidden_size=hidden,
             num_hidden_layers=layers,
@@ -54,8 +69,43 @@ def tiny_config(family: str, *, layers: int = 2, hidden: int = 32, ffn: int = 64
             eos_token_id=3,
             **vocabulary | more,
         )
-    assert family == "llama", family
-    return LlamaConfig(
+    if family == "t5":
+        return T5Config(
+            d_model=hidden,
+            d_kv=hidden // 4,
+            d_ff=ffn,
+            num_layers=layers,
+            num_heads=4,
+            feed_forward_proj="gated-gelu",
+            decoder_start_token_id=0,
+            eos_token_id=3,
+            **vocabulary | more,
+        )
+    if family == "vit":
+        return ViTConfig(
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=ffn,
+            image_size=8,
+            patch_size=4,
+            **more,
+        )
+    if family == "gpt_neox":
+        return GPTNeoXConfig(
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            intermediate_size=ffn,
+            max_position_embeddings=64,
+            bos_token_id=2,
+            eos_token_id=3,
+            **vocabulary | more,
+        )
+    make = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[family]
+    if family == "qwen3":
+        more = {"head_dim": hidden // 4} | more
+    return make(
         hidden_size=hidden,
         num_hidden_layers=layers,
         num_attention_heads=4,
@@ -74,7 +124,20 @@ def tiny_classifier(
     """An untrained sequence classifier in float32, the same for the same seed, with real label names."""
     torch.manual_seed(seed)
     names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}}
-    return AutoModelForSequenceClassification.from_config(tiny_config(family, **names | config)).eval()
+    auto = AutoModelForImageClassification if family == "vit" else AutoModelForSequenceClassification
+    return auto.from_config(tiny_config(family, **names | config)).eval()
+
+
+def tiny_inputs(family: str, *, rows: int = 2, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch for ``tiny_classifier``: five tokens a row with the last one padded in the first row, or images of 8 x 8."""
+    generator = torch.Generator().manual_seed(seed)
+    if family == "vit":
+        return {"pixel_values": torch.randn(rows, 3, 8, 8, generator=generator)}
+    ids = torch.randint(4, len(VOCABULARY), (rows, 5), generator=generator)
+    ids[:, -1] = 3
+    mask = torch.ones_like(ids)
+    ids[0, -2:], mask[0, -1] = torch.tensor([3, 0]), 0
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 def tiny_causal_lm(family: str = "gpt2", *, seed: int = 0, **config: Any) -> PreTrainedModel:

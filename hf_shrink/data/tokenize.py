@@ -31,13 +31,15 @@ def tokenize(splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int
     if max_length > tokenizer.model_max_length:
         most = tokenizer.model_max_length
         raise MismatchError(f"data.max_length: {max_length} tokens, but the model takes at most {most}; lower max_length.")
-    train = _tokens(splits.train, tokenizer, max_length, "train")
-    validation = _tokens(splits.validation, tokenizer, max_length, "validation")
-    test = validation if splits.test is splits.validation else _tokens(splits.test, tokenizer, max_length, "test")
+    train = tokenize_rows(splits.train, tokenizer, max_length, "train")
+    validation = tokenize_rows(splits.validation, tokenizer, max_length, "validation")
+    test = validation if splits.test is splits.validation else tokenize_rows(splits.test, tokenizer, max_length, "test")
     return TokenizedSplits(train, validation, test)
 
 
-def _tokens(data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, role: str) -> Dataset:
+def tokenize_rows(data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, role: str) -> Dataset:
+    """The rows of one split, as in ``tokenize``; ``role`` names it in errors."""
+
     def encode(batch: dict[str, list[str]]) -> BatchEncoding:
         tokens: BatchEncoding = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
         return tokens

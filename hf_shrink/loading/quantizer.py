@@ -36,7 +36,7 @@ class ShrinkQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from hf_shrink.loading.shapes import resize
 
-        resize(model, self.quantization_config.shapes)
+        resize(model, self.quantization_config.shapes, self.quantization_config.head_dim)
         if self.inner is not None:
             self.inner._process_model_before_weight_loading(model, **kwargs)
         return model

@@ -13,7 +13,7 @@ from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
 from hf_shrink.loading.align import align
 from hf_shrink.loading.conversions import drop_quantizer_conversions
-from hf_shrink.loading.shapes import odd_shapes
+from hf_shrink.loading.shapes import odd_head_dim, odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.quantization.bitsandbytes import repacked
 from hf_shrink.quiet import quiet_loading
@@ -43,42 +43,43 @@ def save(
         MismatchError: shapes that neither a stock config nor ours can say.
         ResourceError: the disk is full or the folder cannot be written.
     """
-    found = odd_shapes(model)
     if layers := repacked(model):
         raise IntegrityError(
             f"{folder.name}: {len(layers)} 4-bit layers were repacked for the CPU, first {layers[0]}; they cannot be saved.\n"
             "Save before the first forward pass, or quantise with hf_shrink, which keeps them as they are."
         )
-    with _fresh(folder) as fresh, quiet_loading(), _stored_config(model, found):
+    with _fresh(folder) as fresh, quiet_loading(), _stored_config(model) as tier:
         model.save_pretrained(fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
-    return "plugin" if found else "stock"
+    return tier
 
 
 def record_shapes(model: PreTrainedModel) -> Tier:
     """Write the shapes of ``model`` into its config, so that its own ``save_pretrained`` makes a folder that loads again."""
-    found = odd_shapes(model)
-    stored = _stored(model, found)
+    shapes, head_dim = odd_shapes(model), odd_head_dim(model)
+    stored = _stored(model, shapes, head_dim)
     if stored is not None:
         model.config.quantization_config = stored
     elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return "plugin" if found else "stock"
+    return "stock" if not shapes and head_dim is None else "plugin"
 
 
-def _stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]]) -> Any:
+def _stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]], head_dim: int | None) -> Any:
     """The value of ``quantization_config`` in the saved config; None where there is none."""
     existing = getattr(model.config, "quantization_config", None)
     if isinstance(existing, ShrinkConfig):
         existing = existing.bitsandbytes
-    if not shapes or existing is None:
-        return ShrinkConfig(shapes) if shapes else existing
+    if not shapes and head_dim is None:
+        return existing
+    if existing is None:
+        return ShrinkConfig(shapes, head_dim=head_dim)
     options = existing if isinstance(existing, dict) else existing.to_dict()
     method = getattr(options["quant_method"], "value", options["quant_method"])
     if method != "bitsandbytes":
         raise MismatchError(f"{METHOD} cannot store a model quantised by {method} in these shapes; use bitsandbytes.")
-    return ShrinkConfig(shapes, bitsandbytes=_plain(options))
+    return ShrinkConfig(shapes, bitsandbytes=_plain(options), head_dim=head_dim)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,13 +88,12 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _stored_config(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]]) -> Iterator[None]:
+def _stored_config(model: PreTrainedModel) -> Iterator[Tier]:
     """The config as it is to be written; saving also turns ``config.dtype`` into text, so all of it is put back after."""
     before = dict(vars(model.config))
     conversions = drop_quantizer_conversions(model)
-    record_shapes(model)
     try:
-        yield
+        yield record_shapes(model)
     finally:
         vars(model.config).clear()
         vars(model.config).update(before)

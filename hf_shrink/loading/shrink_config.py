@@ -22,6 +22,7 @@ class ShrinkConfig(QuantizationConfigMixin):
     Args:
         shapes: projections that are not as wide as the rest of the config says: path below the base model ->
             ``(in_features, out_features)``. Below the base model, so that the folder also opens without its head.
+        head_dim: features of an attention head, where they are not hidden width by number of heads.
         bitsandbytes: the ``BitsAndBytesConfig`` of a model that is quantised as well, as a dict. It is nested because
             transformers would take ``load_in_8bit`` at the top level for a plain bitsandbytes checkpoint.
         format_version: of this record.
@@ -34,13 +35,14 @@ class ShrinkConfig(QuantizationConfigMixin):
         self,
         shapes: Mapping[str, Any] | None = None,
         bitsandbytes: Mapping[str, Any] | None = None,
+        head_dim: int | None = None,
         format_version: int = FORMAT,
         quant_method: str = METHOD,
         **unknown: Any,
     ) -> None:
         unknown.pop("transformers_version", None)  # config.json may bring it along
         if unknown:
-            name, known = min(unknown), ("shapes", "bitsandbytes", "format_version")
+            name, known = min(unknown), ("shapes", "bitsandbytes", "head_dim", "format_version")
             raise RecipeError(f"ShrinkConfig: unknown key {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
         if quant_method != METHOD:
             raise RecipeError(f"ShrinkConfig: quant_method {quant_method!r} is another library's; this one is {METHOD!r}.")
@@ -51,6 +53,9 @@ class ShrinkConfig(QuantizationConfigMixin):
         self.quant_method = METHOD  # type: ignore[assignment]
         self.format_version = FORMAT
         self.shapes = {path: _shape(path, shape) for path, shape in (shapes or {}).items()}
+        if head_dim is not None and (type(head_dim) is not int or head_dim < 1):
+            raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r}.")
+        self.head_dim = head_dim
         self.bitsandbytes = None if bitsandbytes is None else _checked(bitsandbytes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,6 +63,8 @@ class ShrinkConfig(QuantizationConfigMixin):
         data: dict[str, Any] = {"quant_method": METHOD, "format_version": FORMAT}
         if self.shapes:
             data["shapes"] = {path: list(shape) for path, shape in self.shapes.items()}
+        if self.head_dim is not None:
+            data["head_dim"] = self.head_dim
         if self.bitsandbytes is not None:
             data["bitsandbytes"] = copy.deepcopy(self.bitsandbytes)
         return data

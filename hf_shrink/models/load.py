@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
@@ -122,6 +124,31 @@ def load_classifier(
     return model
 
 
+def load_model(reference: str, *, revision: str | None = None) -> PreTrainedModel:
+    """Any model as its checkpoint says it is: of the class that its config names, in the precision that it is stored in.
+
+    In eval mode, every weight accounted for and finite; only safetensors are read. Arguments and errors as in
+    ``load_classifier``.
+    """
+    name, config = f"model {shown(reference)}", _config(reference, revision)
+    named = (config.architectures or [""])[0]
+    kind: Any = getattr(transformers, named, AutoModel)
+    with _explained(name, revision), quiet_loading():
+        model, info = kind.from_pretrained(
+            check_source(reference, revision),
+            revision=revision,
+            dtype="auto",
+            trust_remote_code=False,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    assert isinstance(model, PreTrainedModel)
+    _check_keys(name, model, info, new_head=False)
+    check_finite(model, name)
+    return model.eval()
+
+
 def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedConfig:
     source = check_source(reference, revision)
     if is_local(source) and not Path(source, "config.json").is_file():
@@ -172,6 +199,11 @@ def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_he
     missing = sorted(key for key in info["missing_keys"] if not may_be_new(key))
     mismatched = sorted(key for key, *_ in info["mismatched_keys"] if not may_be_new(key))
     unexpected = sorted(key for key in info["unexpected_keys"] if not may_be_left_over(key))
+    if masked := [key for key in unexpected if key.endswith(("_orig", "_mask"))]:
+        raise MismatchError(
+            f"{where}: it holds masks of torch.nn.utils.prune beside its weights, first {masked[0]}.\n"
+            "Call torch.nn.utils.prune.remove(module, 'weight') for each such module where it was made, and save it again."
+        )
     if missing or unexpected or mismatched:
         counts = f"{len(missing)} missing, {len(unexpected)} unexpected, {len(mismatched)} of another shape"
         raise MismatchError(

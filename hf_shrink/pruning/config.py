@@ -1,48 +1,129 @@
 """One entry of the ``pruning`` section."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, Self
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from hf_shrink.config import Config, Names
+from hf_shrink.config import Config, Listed, Names
 from hf_shrink.tables import pick
 
-Structure = Literal["unstructured", "ffn"]
+Structure = Literal["unstructured", "n_of_m", "block", "heads", "ffn", "layers", "hidden", "vocabulary"]
+Pair = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Listed]
+
+_ENTRIES = ("unstructured", "n_of_m", "block")
+_UNITS = ("heads", "ffn")
+_AT_ONCE = ("layers", "hidden", "vocabulary")
+
+_SPECIAL: dict[str, tuple[str, ...]] = {"sparsegpt": ("unstructured", "n_of_m"), "block_influence": ("layers",)}
+"""Criteria that are more than a score of weights, and the structures that they are for."""
+
+_ONLY: dict[str, tuple[str, ...]] = {
+    "threshold": ("unstructured",),
+    "threshold_in": ("unstructured",),
+    "min_count": ("vocabulary",),
+    "pattern": ("n_of_m",),
+    "block": ("block",),
+    "allocation": ("unstructured", "block", "heads", "ffn"),
+    "round_to": ("heads", "ffn", "hidden", "vocabulary"),
+    "reconstruct": _UNITS,
+    "penalty": (*_ENTRIES, *_UNITS),
+    "criterion": (*_ENTRIES, *_UNITS, "layers", "hidden"),
+    "target_modules": (*_ENTRIES, *_UNITS),
+    "exclude_modules": (*_ENTRIES, *_UNITS),
+    "schedule": (*_ENTRIES, *_UNITS),
+    "begin_step": (*_ENTRIES, *_UNITS),
+    "end_step": (*_ENTRIES, *_UNITS),
+    "interval": (*_ENTRIES, *_UNITS),
+    "rounds": (*_ENTRIES, *_UNITS),
+}
+"""Keys that only some structures read."""
+
+
+class PenaltyConfig(Config):
+    """A term of the training loss that drives what is going to be removed towards zero."""
+
+    kind: Literal["l1", "group_lasso"] = Field(
+        description="l1: sum of absolute weights. group_lasso: sum of the norms of what one mask entry removes, each times "
+        "the root of its size (arXiv:1608.03665, eq. 1)."
+    )
+    weight: float = Field(gt=0, description="Factor of the term in the loss.")
 
 
 class PruningConfig(Config):
     """What is removed, how much of it, chosen how, and when."""
 
     structure: Structure = Field(
-        "unstructured", description="unstructured: single weights (zeros, no smaller file). ffn: whole feed-forward neurons."
+        "unstructured",
+        description="unstructured: single weights (zeros, no smaller file). n_of_m: all but n of every m neighbouring inputs. "
+        "block: rectangles of weights. heads: attention heads (whole key-value groups). ffn: feed-forward neurons. "
+        "layers: whole layers. hidden: the width between the layers. vocabulary: tokens that the data does not use.",
     )
-    criterion: str = Field("magnitude", description="What scores a weight; the lowest scores go.")
-    sparsity: float = Field(ge=0, lt=1, description="Fraction removed from the targets, reached at end_step.")
+    criterion: str | SkipJsonSchema[Any] = Field(
+        "magnitude", description="What scores a weight or unit; the lowest scores go. In Python also a function."
+    )
+    sparsity: float | None = Field(
+        None, ge=0, lt=1, description="Fraction removed from the targets, reached at end_step; n_of_m has its pattern instead."
+    )
+    threshold: float | None = Field(
+        None, gt=0, description="unstructured: instead of sparsity; weights that score below it go, in the steps of the window."
+    )
+    threshold_in: Literal["absolute", "std"] = Field(
+        "absolute", description="Unit of threshold: the score's own, or standard deviations of the scored projection's weights."
+    )
+    min_count: int | None = Field(
+        None, ge=1, description="vocabulary: instead of sparsity; tokens seen less often in the training texts go."
+    )
+    pattern: Pair | None = Field(None, description="n_of_m: [n, m], n of every m neighbouring inputs stay; [2, 4] halves.")
+    block: Pair | None = Field(None, description="block: [rows, columns] of one block, outputs by inputs.")
+    allocation: Literal["uniform", "global", "sensitivity"] = Field(
+        "uniform",
+        description="uniform: each target loses the same fraction. global: all targets of the entry compete. sensitivity: "
+        "each target's fraction by what removing costs on calibration data.",
+    )
+    budget: Literal["parameters", "macs", "latency"] = Field(
+        "parameters",
+        description="allocation: sensitivity: what sparsity is a fraction of; latency is measured on this machine.",
+    )
     schedule: str = Field("cubic", description="How sparsity rises from begin_step to end_step.")
-    begin_step: int = Field(0, ge=0, description="Optimizer step before which nothing is removed.")
-    end_step: int | None = Field(None, description="Optimizer step; null means the last step of training.")
+    begin_step: int = Field(0, ge=0, description="Optimizer step before which nothing is removed: the warm-up.")
+    end_step: int | None = Field(
+        None, description="Optimizer step; null means the last step of training. What follows it is the cool-down."
+    )
     interval: int = Field(1, ge=1, description="Optimizer steps between changes of the masks; the last is at end_step.")
+    rounds: int = Field(4, ge=1, description="iterative: how often some are removed and the rest recovers.")
     target_modules: Names = Field(
         (), description="Ends of module names; empty takes all projections in the layers, never heads or embeddings."
     )
     exclude_modules: Names = Field((), description="Ends of module names that stay as they are.")
-    round_to: int = Field(8, ge=1, description="ffn: kept neurons are rounded to a multiple of this; kernels like 8 or 64.")
+    round_to: int | None = Field(
+        None,
+        ge=1,
+        description="ffn, heads, hidden, vocabulary: kept widths are multiples of this; null takes 8, or 64 where 4 bits follow.",
+    )
+    reconstruct: bool = Field(
+        False, description="heads, ffn: refit what reads the rest by least squares on calibration data. Only without training."
+    )
+    penalty: PenaltyConfig | None = Field(None, description="A sparsity-inducing term of the training loss.")
 
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity_is_a_fraction(cls, value: Any) -> Any:
-        if type(value) not in (int, float) or not 0 <= value < 1:
+        if value is not None and (type(value) not in (int, float) or not 0 <= value < 1):
             raise ValueError(f"must be a number in [0, 1), got {value!r:.60}; 0.8 removes 80 percent.")
         return value
 
     @field_validator("criterion")
     @classmethod
-    def _criterion_is_known(cls, name: str) -> str:
-        from hf_shrink.pruning.criteria import CRITERIA  # here, so that reading the schema leaves torch unimported
+    def _criterion_is_known(cls, criterion: Any) -> Any:
+        from hf_shrink.pruning.criteria import CRITERIA, Criterion  # here, so that reading the schema leaves torch unimported
 
-        pick(CRITERIA, name, "criterion")
-        return name
+        if isinstance(criterion, str):
+            pick(dict.fromkeys([*CRITERIA, *_SPECIAL]), criterion, "criterion")
+        elif not isinstance(criterion, Criterion | Callable):  # type: ignore[arg-type]
+            raise ValueError(f"must be a name, a Criterion or a function (weight, stats) -> scores, got {criterion!r:.60}.")
+        return criterion
 
     @field_validator("schedule")
     @classmethod
@@ -59,10 +140,78 @@ class PruningConfig(Config):
         return self
 
     @model_validator(mode="after")
-    def _rounding_is_used(self) -> Self:
-        if self.structure == "unstructured" and "round_to" in self.model_fields_set:
-            raise ValueError(f"round_to {self.round_to} would be ignored with structure: unstructured; remove it.")
+    def _every_key_is_read(self) -> Self:
+        for key in sorted(self.model_fields_set & _ONLY.keys()):
+            if self.structure not in _ONLY[key]:
+                value = getattr(self, key)
+                raise ValueError(f"{key} {value!r:.40} would be ignored with structure: {self.structure}; remove it.")
+        if "rounds" in self.model_fields_set and self.schedule != "iterative":
+            raise ValueError(f"rounds {self.rounds} would be ignored with schedule: {self.schedule}; set schedule: iterative.")
+        if "schedule" in self.model_fields_set and self.threshold is not None:
+            raise ValueError(f"schedule {self.schedule!r} would be ignored with threshold, which decides how much; remove it.")
+        if "budget" in self.model_fields_set and self.allocation != "sensitivity":
+            raise ValueError(f"budget {self.budget} would be ignored with allocation: {self.allocation}; remove it.")
+        if "threshold_in" in self.model_fields_set and self.threshold is None:
+            raise ValueError("threshold_in would be ignored without threshold; remove it.")
         return self
+
+    @model_validator(mode="after")
+    def _criterion_fits(self) -> Self:
+        allowed = _SPECIAL.get(self.criterion) if isinstance(self.criterion, str) else None
+        if allowed is not None and self.structure not in allowed:
+            raise ValueError(f"criterion {self.criterion} is for structure: {' or '.join(allowed)}, not {self.structure}.")
+        return self
+
+    @model_validator(mode="after")
+    def _one_amount(self) -> Self:
+        """How much goes is said once: by sparsity, by the structure's own word, or by n_of_m's pattern."""
+        if self.structure in ("n_of_m", "block") and getattr(self, word := _WORDS[self.structure]) is None:
+            raise ValueError(
+                f"structure: {self.structure} needs {word}, such as {word}: [{'2, 4' if word == 'pattern' else '16, 16'}]."
+            )
+        if self.pattern is not None:
+            n, m = self.pattern
+            if n >= m:
+                raise ValueError(f"pattern [{n}, {m}] must keep fewer than all: n below m, such as [2, 4].")
+            if self.sparsity is not None:
+                raise ValueError(f"sparsity would be ignored: pattern [{n}, {m}] removes {1 - n / m:g}; remove sparsity.")
+            return self
+        given = [name for name in ("sparsity", "threshold", "min_count") if getattr(self, name) is not None]
+        if len(given) != 1:
+            allowed = {"unstructured": "sparsity or threshold", "vocabulary": "sparsity or min_count"}
+            raise ValueError(
+                f"structure: {self.structure} takes {allowed.get(self.structure, 'sparsity')}, one of them; got {given or 'none'}."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _penalty_has_groups(self) -> Self:
+        if self.penalty is not None and self.penalty.kind == "group_lasso" and self.structure in ("unstructured", "n_of_m"):
+            raise ValueError(f"penalty: group_lasso has no groups with structure: {self.structure}; use kind: l1.")
+        return self
+
+    @property
+    def fraction(self) -> float | None:
+        """The fraction removed in the end; None where a threshold or a count decides."""
+        return self.sparsity if self.pattern is None else 1 - self.pattern[0] / self.pattern[1]
+
+    @property
+    def is_cut_at_once(self) -> bool:
+        """True for what no mask can stand for while a model trains."""
+        return self.structure in _AT_ONCE
+
+    @property
+    def is_cut_after(self) -> bool:
+        """True for what leaves the model when its training is over."""
+        return self.structure in (*_UNITS, "vocabulary")
+
+    @property
+    def makes_smaller(self) -> bool:
+        """True where weights leave the model; zeros stay in the file."""
+        return self.structure not in _ENTRIES
+
+
+_WORDS = {"n_of_m": "pattern", "block": "block"}
 
 
 def as_tuple(configs: PruningConfig | Sequence[PruningConfig]) -> tuple[PruningConfig, ...]:

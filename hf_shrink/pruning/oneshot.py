@@ -1,43 +1,103 @@
 """Pruning at once, without training."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.pruning.calibrate import calibrate
 from hf_shrink.pruning.config import PruningConfig, as_tuple
-from hf_shrink.pruning.criteria import CRITERIA
+from hf_shrink.pruning.criteria import as_criterion
+from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
 from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.reconstruct import reconstruct
+from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
 
-_WHEN = {"schedule", "begin_step", "end_step", "interval"}
+_WHEN = {"schedule", "begin_step", "end_step", "interval", "rounds", "penalty"}
+_LAYERWISE = {"wanda", "sparsegpt"}
 
 
 def prune(
-    model: PreTrainedModel, config: PruningConfig | Sequence[PruningConfig], calibration: Iterable[Any] | None = None
+    model: PreTrainedModel,
+    config: PruningConfig | Sequence[PruningConfig],
+    calibration: Iterable[Mapping[str, Tensor]] | None = None,
+    fractions: Mapping[str, float] | None = None,
 ) -> PreTrainedModel:
-    """A pruned copy of ``model``, at full sparsity at once: smaller for ffn, with zeros for unstructured.
+    """A pruned copy of ``model``, at full sparsity at once: smaller for whole units, with zeros for single weights.
 
     Args:
         model: a float transformers model; stays as it is.
         config: one entry or several that do not overlap, without the words that say when.
-        calibration: batches for criteria that need them.
+        calibration: batches for criteria that need them; with ``labels`` where gradients or labels are read.
+        fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
 
     Raises:
         RecipeError: targets that cannot be meant, or something that would be ignored: a schedule, a calibration nobody needs.
         MismatchError: a model that is quantised already or carries an adapter.
-        NonFiniteError: a weight is NaN or infinite.
+        NonFiniteError: a weight, an activation or a score is NaN or infinite.
     """
     configs = as_tuple(config)
+    batches = None if calibration is None else [dict(batch) for batch in calibration]
+    groups = groups_of(model, configs, fractions)  # every refusal comes before anything is computed
+    _check(configs, batches)
+    together = [entry for entry in configs if not _is_layerwise(entry)]
+    small = _at_once(model, together, batches, fractions) if together else copy.deepcopy(model)
+    later = {
+        g.name: LayerTarget(g.config.criterion, g.config.sparsity, g.config.pattern) for g in groups if _is_layerwise(g.config)
+    }
+    if later:
+        assert batches is not None, "checked"
+        prune_layerwise(small, later, batches)
+    return small
+
+
+def _at_once(
+    model: PreTrainedModel,
+    configs: Sequence[PruningConfig],
+    batches: Sequence[Mapping[str, Tensor]] | None,
+    fractions: Mapping[str, float] | None,
+) -> PreTrainedModel:
+    """Everything whose masks follow from the model as it is."""
+    own = copy.deepcopy(model)  # gradients are left on what is measured
+    pruner = Pruner(own, configs, total_steps=1, fractions=fractions)
+    if pruner.recorder is not None and pruner.recorder.wants_data:
+        assert batches is not None, "checked"
+        calibrate(own, pruner.recorder, batches)
+    pruner.update(1)
+    refitted = [group for group in pruner.groups if group.config.reconstruct]
+    if refitted:
+        assert batches is not None, "checked"
+        reconstruct(model, own, refitted, pruner.masks(), batches)
+    return shrink(own, pruner.masks())
+
+
+def _is_layerwise(config: PruningConfig) -> bool:
+    """Whether one layer is pruned after the other, each on what the pruned ones before it put out."""
+    fits = config.structure in ("unstructured", "n_of_m") and config.allocation == "uniform" and config.threshold is None
+    return fits and config.criterion in _LAYERWISE
+
+
+def _check(configs: Sequence[PruningConfig], batches: Sequence[Mapping[str, Tensor]] | None) -> None:
     if not configs:
         raise RecipeError("prune: no PruningConfig given; pass at least one.")
     for index, entry in enumerate(configs):
         if ignored := sorted(entry.model_fields_set & _WHEN):
             raise RecipeError(f"pruning.{index}: {', '.join(ignored)} would be ignored without training; remove it.")
-    if calibration is not None and not any(CRITERIA[entry.criterion].needs for entry in configs):
-        names = ", ".join(sorted({entry.criterion for entry in configs}))
+        if entry.is_cut_at_once:
+            raise RecipeError(f"pruning.{index}.structure: {entry.structure} is not a matter of masks. Use a recipe.")
+    needing = [f"criterion {entry.criterion}" for entry in configs if _needs_data(entry)]
+    needing += ["reconstruct" for entry in configs if entry.reconstruct]
+    if batches is None and needing:
+        raise RecipeError(f"calibration: {needing[0]} needs batches of data; pass calibration=[...].")
+    if batches is not None and not batches:
+        raise RecipeError("calibration: 0 batches; pass at least one.")
+    if batches is not None and not needing:
+        names = ", ".join(sorted({str(entry.criterion) for entry in configs}))
         raise RecipeError(f"calibration would be ignored: criterion {names} needs none; leave it out.")
-    pruner = Pruner(model, configs, total_steps=1)
-    pruner.update(1)
-    return shrink(model, pruner.masks())
+
+
+def _needs_data(config: PruningConfig) -> bool:
+    return _is_layerwise(config) or as_criterion(config.criterion).needs_data

@@ -1,4 +1,4 @@
-"""The only state of pruning: the masks, outside the model, so that its checkpoints keep their names."""
+"""The only state of pruning: masks and the statistics behind them, outside the model, so that its checkpoints keep their names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,10 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_shrink.errors import IntegrityError, NonFiniteError
+from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
+from hf_shrink.pruning.allocation import removed_in_each
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
-from hf_shrink.pruning.structures import Group, groups_of, scores_of
+from hf_shrink.pruning.patterns import keep_n_of_m
+from hf_shrink.pruning.pieces import Group
+from hf_shrink.pruning.scores import scores_of, watched_of
+from hf_shrink.pruning.statistics import Recorder
+from hf_shrink.pruning.sums import GIVEN
+from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.window import window_of
 
 
@@ -18,77 +24,103 @@ class Pruner:
 
     In a training loop: ``update(step)`` and ``apply()`` once before the first step and after every optimizer step,
     ``mask_gradients()`` before every optimizer step. Restore with ``load_state_dict`` and go on with the next ``update``.
+    Where ``recorder`` is not None its hooks have to be on while the model trains, and it sees the gradients of each step.
     """
 
-    def __init__(self, model: Any, configs: PruningConfig | Sequence[PruningConfig], total_steps: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        configs: PruningConfig | Sequence[PruningConfig],
+        total_steps: int,
+        fractions: Mapping[str, float] | None = None,
+    ) -> None:
         """Check everything and start with nothing removed.
 
         Args:
             model: a transformers model, not wrapped; its parameters are read and written where they live.
             configs: one entry or several that do not overlap.
             total_steps: optimizer steps of the whole training.
+            fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
 
         Raises:
             RecipeError: targets or schedules that cannot be meant.
             MismatchError: a model that cannot be pruned.
         """
         entries = as_tuple(configs)
-        self._windows = {f"pruning.{i}": window_of(c, total_steps, f"pruning.{i}") for i, c in enumerate(entries)}
-        self._groups = groups_of(model, entries)
+        masked = {f"pruning.{i}": c for i, c in enumerate(entries) if not c.is_cut_at_once}
+        self._windows = {entry: window_of(config, total_steps, entry) for entry, config in masked.items()}
+        self._groups = groups_of(model, entries, fractions)
         self._masks = {group.name: torch.ones(group.shape, dtype=torch.bool) for group in self._groups}
+        watched = [item for group in self._groups for item in watched_of(group)]
+        self.recorder = Recorder(watched) if watched else None
+        for group in self._groups:
+            if any(item.wanted - GIVEN for item in watched_of(group)) and self._due(group, 0):
+                raise RecipeError(
+                    f"{group.entry}.begin_step: criterion {group.config.criterion} needs steps to record before the first "
+                    "removal, at step 0; raise begin_step."
+                )
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """What the masks reach."""
+        return self._groups
 
     def update(self, step: int) -> bool:
         """Bring the masks to what is in force after ``step`` optimizer steps; True where one changed.
 
-        An entry once removed stays removed. Scores come from the weights of this moment.
+        An entry once removed stays removed. Scores come from the weights of this moment and the statistics up to it.
 
         Raises:
             NonFiniteError: a score is NaN or infinite; all masks are as they were.
         """
         changed: dict[str, Tensor] = {}
-        for group in self._groups:
-            mask = self._mask(group)
-            if self._removed_at(group, step) > mask.numel() - int(mask.count_nonzero()):
-                scores = _finite(scores_of(group), group, step)
-                changed[group.name] = keep_top(scores, self._sparsity_at(group, step), keep=mask)
+        for entry in self._windows:
+            due = [group for group in self._groups if group.entry == entry and self._due(group, step)]
+            if due and due[0].config.allocation == "global":
+                changed |= self._compete(due, step)
+            else:
+                changed |= {group.name: self._next(group, self._scores(group, step), step) for group in due}
         self._masks.update(changed)
         return bool(changed)
 
     @torch.no_grad()
-    def apply(self) -> None:
-        """Set every removed weight to zero. A NaN stays a NaN: hiding it would hide what made it."""
+    def apply(self, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Set every removed weight to zero, and its moments in ``optimizer``. A NaN stays a NaN: hiding it would hide its cause."""
         for group in self._groups:
             for piece in group.pieces:
-                piece.parameter.mul_(piece.spread(self._mask(group)))
+                spread = piece.spread(self._mask(group))
+                piece.parameter.mul_(spread)
+                for moment in _moments(optimizer, piece.parameter):
+                    moment.mul_(spread)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
-        """Set the gradient of every removed weight to zero, so that the optimizer's moments of it fade."""
+        """Set the gradient of every removed weight to zero."""
         for group in self._groups:
             for piece in group.pieces:
                 if piece.parameter.grad is not None:
                     piece.parameter.grad.mul_(piece.spread(self._mask(group)))
 
     def masks(self) -> dict[str, Tensor]:
-        """Boolean masks (True = keep) by name: ``[out, in]`` for a projection, ``[neurons]`` for a layer."""
-        return {group.name: self._mask(group).clone() for group in self._groups}
+        """Boolean masks (True = keep) by name: ``[out, in]`` for a projection, ``[units]`` for what leaves whole."""
+        found = {group.name: (group, self._mask(group).clone()) for group in self._groups}
+        return {name: mask if g.config.makes_smaller else g.pieces[0].entries(mask) for name, (g, mask) in found.items()}
 
     def sparsity(self) -> dict[str, float]:
-        """Fraction removed now, counted in the masks, for each entry (``pruning.0``): of weights, or of neurons for ffn."""
-        kept: dict[str, int] = {}
+        """Fraction removed now, counted in the masks, for each entry (``pruning.0``): of weights, blocks or units."""
+        gone: dict[str, int] = {}
         every: dict[str, int] = {}
         for group in self._groups:
-            mask = self._masks[group.name]
-            kept[group.entry] = kept.get(group.entry, 0) + int(mask.count_nonzero())
-            every[group.entry] = every.get(group.entry, 0) + mask.numel()
-        return {entry: (every[entry] - kept[entry]) / every[entry] for entry in every}
+            gone[group.entry] = gone.get(group.entry, 0) + self._gone(group)
+            every[group.entry] = every.get(group.entry, 0) + group.shape.numel()
+        return {entry: gone[entry] / every[entry] for entry in every}
 
     def final(self, step: int) -> bool:
         """True where the schedules ask for nothing more after ``step`` optimizer steps."""
-        return all(self._removed_at(group, step) == group.removed for group in self._groups)
+        return all(step >= self._windows[group.entry].settled(group.sparsity) for group in self._groups)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks, one bit an entry: uint8 tensors on the CPU by name. All else follows from the step."""
+        """The masks, one bit an entry: uint8 tensors on the CPU by name. The rest is the recorder's, or follows from the step."""
         return {name: pack(mask) for name, mask in self._masks.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -105,11 +137,52 @@ class Pruner:
             )
         self._masks = {name: unpack(state[name], mask.shape, name=name) for name, mask in self._masks.items()}
 
-    def _removed_at(self, group: Group, step: int) -> int:
-        return removed_count(self._sparsity_at(group, step), group.shape.numel())
+    def _due(self, group: Group, step: int) -> bool:
+        """Whether ``group`` may lose something at ``step``."""
+        window = self._windows[group.entry]
+        if group.sparsity is None:
+            return window.is_open(step)
+        if group.config.allocation == "global":
+            groups = [other for other in self._groups if other.entry == group.entry]
+            return sum(self._removed_at(g, step) for g in groups) > sum(self._gone(g) for g in groups)
+        return self._removed_at(group, step) > self._gone(group)
 
-    def _sparsity_at(self, group: Group, step: int) -> float:
-        return self._windows[group.entry].at(step, group.sparsity)
+    def _scores(self, group: Group, step: int) -> Tensor:
+        stats = {} if self.recorder is None else {item.name: self.recorder.stats(item.name) for item in watched_of(group)}
+        return _finite(scores_of(group, stats), group, step)
+
+    def _next(self, group: Group, scores: Tensor, step: int) -> Tensor:
+        mask, config = self._mask(group), group.config
+        if config.threshold is not None:
+            limit = config.threshold
+            if config.threshold_in == "std":
+                limit *= float(group.weights[0].weight.float().std())
+            low = int((scores < limit).logical_or(~mask).count_nonzero())
+            return keep_top(scores.masked_fill(~mask, -torch.inf), min(low, mask.numel() - 1), keep=None)
+        if config.pattern is not None:
+            n, m = config.pattern
+            assert group.sparsity is not None
+            kept = m - round((m - n) * self._windows[group.entry].at(step, group.sparsity) / group.sparsity)
+            return keep_n_of_m(scores, kept, m, keep=mask)
+        return keep_top(scores, self._removed_at(group, step), keep=mask)
+
+    def _compete(self, groups: Sequence[Group], step: int) -> dict[str, Tensor]:
+        scores = [self._scores(group, step) for group in groups]
+        masks = [self._mask(group) for group in groups]
+        removed = sum(self._removed_at(group, step) for group in groups)
+        counts = removed_in_each(scores, masks, removed, [group.multiple for group in groups])
+        return {
+            group.name: keep_top(score, count, keep=mask)
+            for group, score, count, mask in zip(groups, scores, counts, masks, strict=True)
+        }
+
+    def _gone(self, group: Group) -> int:
+        mask = self._masks[group.name]
+        return mask.numel() - int(mask.count_nonzero())
+
+    def _removed_at(self, group: Group, step: int) -> int:
+        assert group.sparsity is not None
+        return removed_count(self._windows[group.entry].at(step, group.sparsity), group.shape.numel())
 
     def _mask(self, group: Group) -> Tensor:
         """The mask where the weights are, since a Trainer moves the model after the Pruner was made."""
@@ -117,6 +190,14 @@ class Pruner:
         if self._masks[group.name].device != device:
             self._masks[group.name] = self._masks[group.name].to(device)
         return self._masks[group.name]
+
+
+def _moments(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> list[Tensor]:
+    """What the optimizer remembers of each number of ``parameter``."""
+    if optimizer is None or parameter not in optimizer.state:
+        return []
+    found = optimizer.state[parameter].values()
+    return [value for value in found if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0]
 
 
 def _finite(scores: Tensor, group: Group, step: int) -> Tensor:

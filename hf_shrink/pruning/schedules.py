@@ -2,8 +2,10 @@
 
 Every schedule takes ``(step, *, begin_step, end_step, sparsity)`` with ``begin_step < end_step``, all in optimizer steps,
 and returns a fraction in ``[0, sparsity]``: 0 before ``begin_step``, never falling, exactly ``sparsity`` from ``end_step`` on.
+The steps before ``begin_step`` are the warm-up, those after ``end_step`` the cool-down.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -19,6 +21,11 @@ def constant(step: int, *, begin_step: int, end_step: int, sparsity: float) -> f
     return sparsity if step >= begin_step else 0.0
 
 
+def one_shot(step: int, *, begin_step: int, end_step: int, sparsity: float) -> float:
+    """All of ``sparsity`` at ``end_step``, in one jump: what comes before only records."""
+    return sparsity if step >= end_step else 0.0
+
+
 def linear(step: int, *, begin_step: int, end_step: int, sparsity: float) -> float:
     """The same amount more in every step between the ends: ``sparsity * progress``."""
     return sparsity * progress(step, begin_step=begin_step, end_step=end_step)
@@ -27,6 +34,24 @@ def linear(step: int, *, begin_step: int, end_step: int, sparsity: float) -> flo
 def cubic(step: int, *, begin_step: int, end_step: int, sparsity: float) -> float:
     """``sparsity * (1 - (1 - progress)**3)``: fast while there is much to spare, slow last (arXiv:1710.01878, eq. 1)."""
     return sparsity * (1.0 - (1.0 - progress(step, begin_step=begin_step, end_step=end_step)) ** 3)
+
+
+def exponential(step: int, *, begin_step: int, end_step: int, sparsity: float) -> float:
+    """``1 - (1 - sparsity)**progress``: every step removes the same fraction of what is left."""
+    through = progress(step, begin_step=begin_step, end_step=end_step)
+    return sparsity if through == 1.0 else min(-math.expm1(through * math.log1p(-sparsity)), sparsity)
+
+
+def iterative(step: int, *, begin_step: int, end_step: int, sparsity: float, rounds: int = 4) -> float:
+    """Prune, recover, prune: ``rounds`` equal jumps, the first at ``begin_step``, the last at ``end_step``; ``rounds`` above 0.
+
+    With one round all goes at ``end_step``.
+    """
+    if step < begin_step:
+        return 0.0
+    through = progress(step, begin_step=begin_step, end_step=end_step)
+    done = rounds if through == 1.0 else min(1 + math.floor(through * (rounds - 1)), rounds) if rounds > 1 else 0
+    return sparsity * done / rounds if done < rounds else sparsity
 
 
 def progress(step: int, *, begin_step: int, end_step: int) -> float:
@@ -44,4 +69,11 @@ def held(step: int, *, begin_step: int, end_step: int, interval: int) -> int:
     return step - (step - begin_step) % interval
 
 
-SCHEDULES: Mapping[str, Schedule] = {"constant": constant, "linear": linear, "cubic": cubic}
+SCHEDULES: Mapping[str, Schedule] = {
+    "constant": constant,
+    "linear": linear,
+    "cubic": cubic,
+    "exponential": exponential,
+    "one_shot": one_shot,
+    "iterative": iterative,
+}

@@ -1,121 +1,63 @@
-"""Which parameters one mask covers: single weights of a projection, or the neurons of a feed-forward block."""
+"""Which parameters each mask covers: single weights of a projection, blocks of them, neurons, or attention heads."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_shrink.errors import MismatchError, RecipeError
-from hf_shrink.families import FAMILIES, Family, family_of, layers_of, named_layers
+from hf_shrink.families import FAMILIES, family_of, layers_of
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.criteria import CRITERIA
-from hf_shrink.pruning.masks import removed_count
-from hf_shrink.tables import pick
+from hf_shrink.pruning.pieces import Group, Piece
+from hf_shrink.pruning.units import NOUNS, Kind, Units, kept_units, multiple_of, units_of
 from hf_shrink.targets import Projection, check_patterns, matches, oriented, projections, select
 
-Axis: TypeAlias = Literal["entry", "output", "input"]
-"""What one mask entry is in a parameter: one number, one output (a row and its bias), or one input (a column)."""
+ROUND_TO = 8
+"""What kept widths are multiples of where nothing else is said; vectorised kernels like it."""
 
 
-@dataclass(frozen=True)
-class Piece:
-    """One parameter that a mask reaches; it is read from the module each time, since training may replace it."""
-
-    name: str
-    module: Projection
-    attribute: Literal["weight", "bias"]
-    axis: Axis
-
-    @property
-    def parameter(self) -> nn.Parameter:
-        """The parameter as the module stores it."""
-        found = getattr(self.module, self.attribute)
-        assert isinstance(found, nn.Parameter)
-        return found
-
-    def spread(self, mask: Tensor) -> Tensor:
-        """A view of ``mask`` that broadcasts over the parameter as the module stores it."""
-        if self.attribute == "bias":
-            return mask
-        wide = mask if self.axis == "entry" else mask.view(-1, 1) if self.axis == "output" else mask.view(1, -1)
-        return wide if oriented(self.module) is self.module.weight else wide.T
-
-
-@dataclass(frozen=True)
-class Group:
-    """One mask and everything it reaches.
-
-    Attributes:
-        name: the projection (unstructured) or the layer (ffn), by full module name; also the mask's name in checkpoints.
-        entry: the config it comes from, as in ``pruning.0``.
-        config: that config.
-        shape: of the mask: ``[out_features, in_features]``, or ``[neurons]``.
-        sparsity: the fraction that the schedule ends at: the config's, for ffn after rounding to a width.
-        pieces: the parameters that the mask reaches.
-    """
-
-    name: str
-    entry: str
-    config: PruningConfig
-    shape: torch.Size
-    sparsity: float
-    pieces: tuple[Piece, ...]
-
-    @property
-    def removed(self) -> int:
-        """Entries that are gone when the schedule has ended, an exact count."""
-        return removed_count(self.sparsity, self.shape.numel())
-
-
-def groups_of(model: Any, configs: Sequence[PruningConfig]) -> tuple[Group, ...]:
+def groups_of(model: Any, configs: Sequence[PruningConfig], fractions: Mapping[str, float] | None = None) -> tuple[Group, ...]:
     """Every mask that ``configs`` ask for, in their order; works on a model on the meta device.
+
+    Args:
+        model: a transformers model.
+        configs: entries that do not overlap. Those that are cut at once (layers, hidden, vocabulary) have no mask.
+        fractions: by mask name, for ``allocation: sensitivity``; other masks take their entry's sparsity.
 
     Raises:
         RecipeError: a pattern names nothing, the family is not known, a tied weight, or two entries claim one weight.
         MismatchError: the model is quantised or carries an adapter, so that its weights cannot be removed one by one.
     """
-    _check_prunable(model)
+    check_prunable(model)
     owners = _owners(model)
     found: list[Group] = []
     claims: dict[int, Group] = {}
     for index, config in enumerate(configs):
-        make = _ffn if config.structure == "ffn" else _unstructured
-        for group in make(model, config, f"pruning.{index}", owners):
+        if config.is_cut_at_once:
+            continue
+        for group in _groups(model, config, f"pruning.{index}", owners, fractions or {}):
             for piece in group.pieces:
                 _claim(claims, piece, group)
             found.append(group)
     return tuple(found)
 
 
-def scores_of(group: Group) -> Tensor:
-    """Float scores of the mask's shape; a neuron's is the sum over its row in each ``ffn_in`` and its column in ``ffn_out``.
-
-    Biases are removed with their neuron but not scored: a criterion compares weights, and a bias has no input. Sums are taken
-    in float64, so that rounding in thousands of additions does not decide between neurons.
-    """
-    function = pick(CRITERIA, group.config.criterion, f"{group.entry}.criterion").function
-    weights = [piece for piece in group.pieces if piece.attribute == "weight"]
-    if group.config.structure == "unstructured":
-        return function(oriented(weights[0].module), {})
-    total = torch.zeros(group.shape, dtype=torch.float64, device=weights[0].parameter.device)
-    for piece in weights:
-        total += function(oriented(piece.module), {}).sum(dim=1 if piece.axis == "output" else 0, dtype=torch.float64)
-    return total
+def _groups(
+    model: Any, config: PruningConfig, entry: str, owners: Mapping[int, Sequence[str]], fractions: Mapping[str, float]
+) -> list[Group]:
+    if config.structure == "ffn" or config.structure == "heads":
+        return _units(model, config.structure, config, entry, owners, fractions)
+    return _entries(model, config, entry, owners, fractions)
 
 
-def kept_neurons(width: int, *, sparsity: float, round_to: int) -> int:
-    """The multiple of ``round_to`` nearest to ``(1 - sparsity) * width``; never below ``round_to`` nor above ``width``."""
-    if sparsity == 0.0:
-        return width
-    return min(max(round((1.0 - sparsity) * width / round_to), 1) * round_to, width)
-
-
-def _unstructured(model: Any, config: PruningConfig, entry: str, owners: Mapping[int, Sequence[str]]) -> list[Group]:
-    every = projections(model)
-    candidates = every if config.target_modules else {name: every[name] for name in _inside(model, every)}
-    chosen = select(candidates, config.target_modules, config.exclude_modules, entry)
+def _entries(
+    model: Any, config: PruningConfig, entry: str, owners: Mapping[int, Sequence[str]], fractions: Mapping[str, float]
+) -> list[Group]:
+    """One mask a projection, over its weights or blocks of them."""
+    layers = projections(model)
+    inside = layers if config.target_modules else {name: layers[name] for name in _inside(model, layers)}
+    chosen = select(inside, config.target_modules, config.exclude_modules, entry)
     names = {f"{name}.weight" for name in chosen}
     found: dict[int, Group] = {}
     for name, module in chosen.items():
@@ -123,58 +65,83 @@ def _unstructured(model: Any, config: PruningConfig, entry: str, owners: Mapping
             _refuse_ties(module.weight, names, owners, entry)
         if id(module.weight) in found or not names.issuperset(owners[id(module.weight)]):
             continue
-        piece = Piece(f"{name}.weight", module, "weight", "entry")
-        found[id(module.weight)] = Group(name, entry, config, oriented(module).shape, config.sparsity, (piece,))
+        grid, block = _grid(name, module, config, entry)
+        piece = Piece(f"{name}.weight", module, "weight", "entry", block=block)
+        found[id(module.weight)] = Group(name, entry, config, grid, fractions.get(name, config.fraction), (piece,))
     if not found:
         raise RecipeError(f"{entry}: every one of {len(chosen)} projections shares its weight with what is no target.")
     return list(found.values())
 
 
-def _ffn(model: Any, config: PruningConfig, entry: str, owners: Mapping[int, Sequence[str]]) -> list[Group]:
-    family = family_of(model, f"{entry}.structure: ffn")
-    layers = named_layers(model, family)
-    blocks = {name: [f"{name}.{path}" for path in (*family.ffn_in, family.ffn_out)] for name in layers}
-    inside = [name for block in blocks.values() for name in block]
+def _grid(name: str, module: Projection, config: PruningConfig, entry: str) -> tuple[torch.Size, tuple[int, int]]:
+    """The shape of a projection's mask, and of the block that one entry of it stands for."""
+    rows, columns = oriented(module).shape
+    if config.pattern is not None and columns % config.pattern[1]:
+        n, m = config.pattern
+        raise RecipeError(
+            f"{entry}.pattern: {name} has {columns} inputs {[rows, columns]}, which {m} does not divide; "
+            f"choose another pattern than [{n}, {m}] or add it to exclude_modules."
+        )
+    high, wide = config.block or (1, 1)
+    if rows % high or columns % wide:
+        raise RecipeError(
+            f"{entry}.block: {name} is {[rows, columns]}, which blocks of [{high}, {wide}] do not tile; "
+            "choose a block that divides it or add it to exclude_modules."
+        )
+    return torch.Size([rows // high, columns // wide]), (high, wide)
+
+
+def _units(
+    model: Any,
+    kind: Kind,
+    config: PruningConfig,
+    entry: str,
+    owners: Mapping[int, Sequence[str]],
+    fractions: Mapping[str, float],
+) -> list[Group]:
+    """One mask a feed-forward block or attention block."""
+    every = units_of(model, family_of(model, f"{entry}.structure: {kind}"), kind)
+    inside = [name for units in every for name in units.modules]
     check_patterns(inside, config.target_modules, f"{entry}.target_modules")
     check_patterns(inside, config.exclude_modules, f"{entry}.exclude_modules")
     found = [
-        _ffn_group(name, layers[name], family, config, entry)
-        for name, block in blocks.items()
-        if (not config.target_modules or _any_match(block, config.target_modules))
-        and not _any_match(block, config.exclude_modules)
+        _unit_group(units, config, entry, fractions.get(units.name))
+        for units in every
+        if (not config.target_modules or _any_match(units.modules, config.target_modules))
+        and not _any_match(units.modules, config.exclude_modules)
     ]
     if not found:
-        raise RecipeError(f"{entry}.exclude_modules: leaves 0 of {len(blocks)} feed-forward blocks; remove a pattern.")
+        blocks = "feed-forward blocks" if kind == "ffn" else "attention blocks"
+        raise RecipeError(f"{entry}.exclude_modules: leaves 0 of {len(every)} {blocks}; remove a pattern.")
     for group in found:
         for piece in group.pieces:
             _refuse_ties(piece.parameter, {piece.name}, owners, entry)
     return found
 
 
-def _ffn_group(name: str, layer: nn.Module, family: Family, config: PruningConfig, entry: str) -> Group:
-    pieces: list[Piece] = []
-    for path in family.ffn_in:
-        module = projections(layer)[path]
-        pieces.append(Piece(f"{name}.{path}.weight", module, "weight", "output"))
-        if module.bias is not None:
-            pieces.append(Piece(f"{name}.{path}.bias", module, "bias", "output"))
-    reader = projections(layer)[family.ffn_out]
-    width = oriented(reader).shape[1]
-    kept = kept_neurons(width, sparsity=config.sparsity, round_to=config.round_to)
-    if config.sparsity > 0 and kept == width:
+def _unit_group(units: Units, config: PruningConfig, entry: str, fraction: float | None) -> Group:
+    assert config.sparsity is not None
+    sparsity, noun, round_to = config.sparsity if fraction is None else fraction, NOUNS[units.kind], config.round_to or ROUND_TO
+    multiple = multiple_of(units.width, round_to)
+    if units.kind == "heads" and round((1 - sparsity) * units.count) == 0:
         raise RecipeError(
-            f"{entry}.round_to: sparsity {config.sparsity} keeps all {width} neurons of {name} after rounding to multiples "
-            f"of {config.round_to}; lower round_to or raise sparsity."
+            f"{entry}.sparsity: {units.owner}: {sparsity} removes {units.count} of {units.count} heads; at least 1 must stay."
         )
-    pieces.append(Piece(f"{name}.{family.ffn_out}.weight", reader, "weight", "input"))
-    return Group(name, entry, config, torch.Size([width]), (width - kept) / width, tuple(pieces))
+    kept = kept_units(units.count, sparsity=sparsity, multiple=multiple)
+    if sparsity > 0 and kept == units.count and fraction is None:
+        raise RecipeError(
+            f"{entry}.round_to: sparsity {sparsity} keeps all {units.count} {noun} of {units.owner} after rounding to "
+            f"multiples of {multiple}; lower round_to or raise sparsity."
+        )
+    ends_at = (units.count - kept) / units.count
+    return Group(units.name, entry, config, torch.Size([units.count]), ends_at, units.pieces, multiple)
 
 
 def _inside(model: Any, names: Collection[str]) -> list[str]:
     """The names inside the transformer layers, or inside the base model where the family is not known."""
     known = FAMILIES.get(model.config.model_type)
-    root = model.base_model if known is None else layers_of(model, known)
-    modules = {id(module) for module in root.modules()}
+    roots = [model.base_model] if known is None else layers_of(model, known)
+    modules = {id(module) for root in roots for module in root.modules()}
     return [name for name in names if id(model.get_submodule(name)) in modules]
 
 
@@ -210,7 +177,8 @@ def _claim(claims: dict[int, Group], piece: Piece, group: Group) -> None:
         )
 
 
-def _check_prunable(model: Any) -> None:
+def check_prunable(model: Any) -> None:
+    """Refuse, with a ``MismatchError``, a model whose weights cannot be removed one by one: quantised, or with an adapter."""
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         method = getattr(model, "quantization_method", None)
         raise MismatchError(

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,42 +10,59 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import MismatchError
-from hf_shrink.families import FAMILIES, Family, named_layers
-from hf_shrink.targets import Projection, oriented, projections
+from hf_shrink.families import FAMILIES, Family, stacks_of
+from hf_shrink.heads import fit_attributes, heads_of
+from hf_shrink.pruning.pieces import Piece
+from hf_shrink.pruning.units import NOUNS, Units, units_of
+from hf_shrink.targets import features, oriented, projections
 
 
 @torch.no_grad()
 def shrink(model: PreTrainedModel, masks: Mapping[str, Tensor]) -> PreTrainedModel:
     """A smaller copy with the outputs of ``model`` after masking; ``model`` stays as it is.
 
-    Masks of projections become zeros, masks of layers take their feed-forward neurons out. Dtype, device, training mode,
-    ``requires_grad`` and tied weights are kept. Where all layers end at one width the config is changed to it.
+    Masks of projections become zeros, masks of units take them out. Dtype, device, training mode, ``requires_grad`` and tied
+    weights are kept. Where a stock config can say what is left, the config is changed to it.
 
     Args:
-        model: a float model of a known family where a layer is masked.
-        masks: True = keep, by full module name, as ``Pruner.masks()`` gives them: ``[out, in]`` for a projection,
-            ``[neurons]`` for a transformer layer.
+        model: a float model of a known family where units are masked.
+        masks: True = keep, by name, as ``Pruner.masks()`` gives them: ``[out, in]`` for a projection,
+            ``[neurons]`` for ``LAYER:ffn``, ``[heads]`` for ``ATTENTION:heads``.
 
     Raises:
-        MismatchError: a mask names nothing in the model, has another shape than it, or keeps no neuron.
+        MismatchError: a mask names nothing in the model, has another shape than it, or keeps nothing.
     """
     small = copy.deepcopy(model)
     modules = dict(small.named_modules())
     family = FAMILIES.get(small.config.model_type)
-    layers = {} if family is None else named_layers(small, family)
+    kinds = {name.rpartition(":")[2] for name in masks if ":" in name}
+    units = {} if family is None else {u.name: u for kind in kinds & NOUNS.keys() for u in units_of(small, family, kind)}  # type: ignore[arg-type]
     for name, mask in masks.items():
         module = modules.get(name)
         if isinstance(module, nn.Linear | Conv1D):
-            _check_shape(name, mask, oriented(module).shape)
-            oriented(module).mul_(mask.to(module.weight.device))
-        elif family is not None and name in layers:
-            _cut_ffn(name, layers[name], mask, family)
+            _zero(name, module, mask)
+        elif name in units:
+            _cut_units(units[name], mask)
         else:
             raise MismatchError(
-                f"mask {name!r} names no projection and no layer of {type(model).__name__}; it is another model's."
+                f"mask {name!r} names no projection and no units of {type(model).__name__}; it is another model's."
             )
-    _say_width_in_config(small)
+    if family is not None and units:
+        fit_attributes(small, family)
+        say_in_config(small, family)
     return small
+
+
+def say_in_config(model: Any, family: Family) -> None:
+    """Write into the config of ``model`` what all its layers have in common and a stock config can say, in place."""
+    layers = [(stack, layer) for stack, found in stacks_of(model, family) for layer in found]
+    widths = {features(projections(layer)[stack.ffn_out])[0] for stack, layer in layers}
+    if len(widths) == 1 and widths != {configured_width(model.config, family)}:
+        setattr(model.config, family.ffn_width, widths.pop())
+    counts = {heads_of(layer, attention) for stack, layer in layers for attention in stack.attentions}
+    if len(counts) == 1:
+        found = counts.pop()
+        _say(model, _head_words(model.config, family, found.head_dim, found.heads, found.kv_heads))
 
 
 def configured_width(config: Any, family: Family) -> int:
@@ -54,50 +71,65 @@ def configured_width(config: Any, family: Family) -> int:
     return 4 * int(config.hidden_size) if width is None else width  # GPT-2's n_inner: None
 
 
-def _cut_ffn(name: str, layer: nn.Module, mask: Tensor, family: Family) -> None:
-    _check_shape(name, mask, torch.Size([_width(layer, family)]))
-    keep = mask.nonzero().flatten()
-    if not len(keep):
-        raise MismatchError(f"mask {name!r} keeps 0 of {mask.numel()} neurons; at least 1 must stay.")
-    for path in family.ffn_in:
-        _cut(projections(layer)[path], keep, "output")
-    _cut(projections(layer)[family.ffn_out], keep, "input")
+def _head_words(config: Any, family: Family, head_dim: int, heads: int, kv_heads: int) -> dict[str, int]:
+    """Config keys that say these heads; none where no stock config can."""
+    words = {family.num_heads: heads}
+    if family.num_kv_heads is not None:
+        words[family.num_kv_heads] = kv_heads
+    if family.head_dim is not None:
+        words[family.head_dim] = head_dim
+    elif heads * head_dim != config.hidden_size:
+        return {}
+    return {} if all(getattr(config, key, None) == value for key, value in words.items()) else words
 
 
-def _cut(module: Projection, keep: Tensor, side: Literal["input", "output"]) -> None:
-    """Give ``module`` new, smaller parameters with the outputs or inputs in ``keep``, and say so in its attributes."""
-    axis = 0 if side == "output" else 1
-    stored = axis if oriented(module) is module.weight else 1 - axis
-    module.weight = _selected(module.weight, keep, stored)
-    if side == "output" and module.bias is not None:
-        module.bias = _selected(module.bias, keep, 0)
-    out_features, in_features = oriented(module).shape
-    if isinstance(module, Conv1D):
-        module.nf, module.nx = out_features, in_features
-    else:
-        module.out_features, module.in_features = out_features, in_features
-
-
-def _selected(parameter: Tensor, keep: Tensor, axis: int) -> nn.Parameter:
-    values = parameter.detach().index_select(axis, keep.to(parameter.device))
-    return nn.Parameter(values, requires_grad=parameter.requires_grad)
-
-
-def _say_width_in_config(model: Any) -> None:
-    family = FAMILIES.get(model.config.model_type)
-    if family is None:
+def _say(model: Any, words: Mapping[str, int]) -> None:
+    """Set keys of the config, unless transformers refuses such a config: then it stays, and the loader is told the shapes."""
+    if not words:
         return
-    widths = {_width(layer, family) for layer in named_layers(model, family).values()}
-    if len(widths) == 1 and widths != {configured_width(model.config, family)}:
-        setattr(model.config, family.ffn_width, widths.pop())
+    config = copy.deepcopy(model.config)
+    for key, value in words.items():
+        setattr(config, key, value)
+    try:
+        with torch.device("meta"):
+            type(model)(type(config).from_dict(config.to_dict()))
+    except ValueError:
+        return
+    for key, value in words.items():
+        setattr(model.config, key, value)
 
 
-def _width(layer: nn.Module, family: Family) -> int:
-    return oriented(projections(layer)[family.ffn_out]).shape[1]
+def _zero(name: str, module: nn.Linear | Conv1D, mask: Tensor) -> None:
+    weight = oriented(module)
+    if mask.shape != weight.shape:
+        raise _wrong_shape(name, mask, weight.shape)
+    weight.mul_(mask.to(weight.device))
 
 
-def _check_shape(name: str, mask: Tensor, shape: torch.Size) -> None:
-    if mask.shape != shape:
-        raise MismatchError(
-            f"mask {name!r}: shape {list(mask.shape)}, the model has {list(shape)}; pass the masks made for it."
-        )
+def _cut_units(units: Units, mask: Tensor) -> None:
+    if mask.shape != (units.count,):
+        raise _wrong_shape(units.name, mask, torch.Size([units.count]))
+    if not bool(mask.any()):
+        raise MismatchError(f"mask {units.name!r} keeps 0 of {mask.numel()} {NOUNS[units.kind]}; at least 1 must stay.")
+    for piece in units.pieces:
+        cut(piece, mask)
+
+
+def cut(piece: Piece, mask: Tensor) -> None:
+    """Give the module of ``piece`` a new, smaller parameter without the units that ``mask`` removes, and say so in its sizes."""
+    module, before = piece.module, piece.parameter
+    keep = piece.flat(mask).nonzero().flatten().to(before.device)
+    values = before.detach().index_select(piece.dim, keep)
+    setattr(module, piece.attribute, nn.Parameter(values, requires_grad=before.requires_grad))
+    if piece.attribute == "bias":
+        return
+    if isinstance(module, nn.Embedding):
+        module.embedding_dim = values.shape[1]
+    elif isinstance(module, Conv1D):
+        module.nx, module.nf = values.shape
+    else:
+        module.out_features, module.in_features = values.shape
+
+
+def _wrong_shape(name: str, mask: Tensor, shape: torch.Size) -> MismatchError:
+    return MismatchError(f"mask {name!r}: shape {list(mask.shape)}, the model has {list(shape)}; pass the masks made for it.")

@@ -1,5 +1,6 @@
 """What follows the step counter."""
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -13,8 +14,15 @@ class PruningCallback(TrainerCallback):
     It comes before every other callback, so that evaluation, logging and saving see the pruned weights.
     """
 
-    def __init__(self, pruner: Pruner) -> None:
+    def __init__(self, pruner: Pruner, scaler: Callable[[], Any] = lambda: None) -> None:
+        """Follow a training.
+
+        Args:
+            pruner: whose masks are kept in step.
+            scaler: gives the loss scaler of float16 training, where there is one.
+        """
         self.pruner = pruner
+        self.scaler = scaler
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """At step 0 the schedule may already ask for something; a resumed run has its masks from the checkpoint."""
@@ -24,9 +32,15 @@ class PruningCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """After clipping: a removed weight gets no gradient, so no momentum pulls at it."""
+        if self.pruner.recorder is not None:
+            scaler = self.scaler()
+            scaled = scaler is not None and scaler.is_enabled()
+            self.pruner.recorder.observe_gradients(loss_scale=scaler.get_scale() if scaled else 1.0, skip_overflow=scaled)
         self.pruner.mask_gradients()
 
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, optimizer: Any = None, **_: Any
+    ) -> None:
         """The counter has not moved yet: this was step ``global_step + 1``."""
         self.pruner.update(state.global_step + 1)
-        self.pruner.apply()
+        self.pruner.apply(getattr(optimizer, "optimizer", optimizer))

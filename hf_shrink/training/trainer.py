@@ -1,12 +1,10 @@
 """``ShrinkTrainer``: the stock Trainer with a teacher, a pruner and gradient accumulation that adds up."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
@@ -14,19 +12,13 @@ from transformers import PreTrainedModel, set_seed
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.distillation.teacher import Teacher
-from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
-from hf_shrink.loading.oneshot import recorded
-from hf_shrink.pruning.config import PruningConfig, as_tuple
-from hf_shrink.pruning.pruner import Pruner
-from hf_shrink.pruning.surgery import shrink
+from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.training.accounting import honours_count, labels_kept, predicts_next_token
-from hf_shrink.training.callbacks import PruningCallback
-from hf_shrink.training.durable import DurableTrainer
-
-MASKS_NAME = "pruning_masks.safetensors"
+from hf_shrink.training.pruned import PruningTrainer
 
 
-class ShrinkTrainer(DurableTrainer):
+class ShrinkTrainer(PruningTrainer):
     """A ``transformers.Trainer`` that distils and prunes. With neither it is the stock one, at one accumulation step.
 
     The training loss is ``(1 - alpha) * task + alpha * (sum of weight * term)``; evaluation keeps the plain task loss. The
@@ -37,6 +29,7 @@ class ShrinkTrainer(DurableTrainer):
         teacher: a model of the same labels and vocabulary, or a ``Teacher``; needs ``distillation``.
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
+        pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
         peft_config: wraps the model in adapters first.
 
     Raises:
@@ -62,6 +55,7 @@ class ShrinkTrainer(DurableTrainer):
         teacher: nn.Module | Teacher | None = None,
         distillation: DistillationConfig | None = None,
         pruning: PruningConfig | Sequence[PruningConfig] | None = None,
+        pruning_fractions: Mapping[str, float] | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
         self._peft_config = peft_config
@@ -83,26 +77,13 @@ class ShrinkTrainer(DurableTrainer):
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
         )
-        self.pruning = () if pruning is None else as_tuple(pruning)
-        self.pruner: Pruner | None = None
+        self.set_pruning(pruning, pruning_fractions)
         self.distiller = self._make_distiller(teacher, distillation)
         self._refuse_what_cannot_be_right()
         self.current_gradient_accumulation_steps = 1
         self._honours_count: bool | None = None
         self._step_positions: Tensor | None = None
         self._terms_read_at = 0
-
-    def shrink(self) -> PreTrainedModel:
-        """A physically smaller copy of the trained model: masked neurons are gone, masked weights are zero.
-
-        Its own ``save_pretrained`` makes a folder that loads again, after ``import hf_shrink`` where layers differ in width.
-
-        Raises:
-            RecipeError: there is no pruning, or training has not begun.
-        """
-        if self.pruner is None:
-            raise RecipeError("shrink: there are no masks; pass pruning= to ShrinkTrainer and call train() first.")
-        return recorded(shrink(self.student, self.pruner.masks()))
 
     # ---- loss ----
 
@@ -124,6 +105,7 @@ class ShrinkTrainer(DurableTrainer):
                 loss = self._share(loss, batch, num_items_in_batch)
             if self.distiller is not None:
                 loss = self._mix(loss, outputs, batch)
+            loss = self.with_penalty(loss)
         return (loss, outputs) if return_outputs else loss
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
@@ -221,43 +203,13 @@ class ShrinkTrainer(DurableTrainer):
     def _not_finite(self, what: str) -> NonFiniteError:
         return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
 
-    # ---- pruning ----
-
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, DataLoader[Any]]:
         self._terms_read_at, self._honours_count = self.state.global_step, None
         if self.distiller is not None:
             self.distiller.read(1)
-        if self.pruning:
-            self.remove_callback(PruningCallback)
-            self.pruner = Pruner(self.student, self.pruning, max_steps)
-            self.callback_handler.callbacks.insert(0, PruningCallback(self.pruner))
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
-
-    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
-        """Before the final sparsity a model is better because it is denser: it cannot be the best."""
-        if self.pruner is not None and not self.pruner.final(self.state.global_step):
-            return False
-        return super()._determine_best_metric(metrics, trial)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)
-        if self.pruner is not None and self.args.should_save:
-            save_file(self.pruner.state_dict(), Path(output_dir, MASKS_NAME))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        path = Path(checkpoint, MASKS_NAME)
-        if path.exists() != (self.pruner is not None):
-            has, this = ("holds", "has no pruning") if path.exists() else ("holds no", "prunes")
-            raise MismatchError(
-                f"{path.parent.name} {has} pruning masks, but this run {this}. Resume with the settings it began with."
-            )
-        if self.pruner is not None:
-            self.pruner.load_state_dict(load_file(path))
 
     # ---- arguments ----
 
@@ -287,10 +239,6 @@ class ShrinkTrainer(DurableTrainer):
             )
         if ours and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise RecipeError(f"{ours}: sharded training (FSDP, DeepSpeed) is not supported. Use plain data parallel training.")
-        if self.pruning and hasattr(self.student, "peft_config"):
-            raise RecipeError(
-                "pruning: a model with adapters cannot be pruned while it trains. Merge the adapters, or leave one out."
-            )
 
 
 def _with_adapters(model: Any, config: PeftConfig) -> nn.Module:

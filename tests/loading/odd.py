@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_shrink.families import family_of, layers_of
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.targets import oriented
 
 IDS = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])
@@ -12,12 +12,12 @@ IDS = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])
 
 def narrow(model: PreTrainedModel, widths: tuple[int, ...]) -> PreTrainedModel:
     """Keep the first ``widths[i]`` neurons of layer ``i``, in place."""
-    family = family_of(model, "test")
-    for layer, width in zip(layers_of(model, family), widths, strict=True):
-        for path in (*family.ffn_in, family.ffn_out):
+    ((stack, layers),) = stacks_of(model, family_of(model, "test"))
+    for layer, width in zip(layers, widths, strict=True):
+        for path in (*stack.ffn_in, stack.ffn_out):
             module = layer.get_submodule(path)
             out_features, in_features = oriented(module).shape
-            rows, columns = (out_features, width) if path == family.ffn_out else (width, in_features)
+            rows, columns = (out_features, width) if path == stack.ffn_out else (width, in_features)
             weight = oriented(module).detach()[:rows, :columns].clone()
             if isinstance(module, nn.Linear):
                 module.weight, module.out_features, module.in_features = nn.Parameter(weight), rows, columns

@@ -9,10 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_shrink.errors import IntegrityError
-from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
+from hf_shrink.pruning import masks as module
+from hf_shrink.pruning.masks import pack, removed_count, unpack
 
 SHAPES = st.one_of(st.tuples(st.integers(1, 70)), st.tuples(st.integers(1, 12), st.integers(1, 12)))
 FRACTIONS = st.floats(0.0, 1.0)
+
+
+def keep_top(scores: torch.Tensor, sparsity: float, *, keep: torch.Tensor | None = None) -> torch.Tensor:
+    """By fraction; the product counts."""
+    return module.keep_top(scores, removed_count(sparsity, scores.numel()), keep=keep)
 
 
 @st.composite

@@ -145,8 +145,8 @@ def test_state_dict_is_one_bit_an_entry_and_round_trips():
     pruner.update(7)
     state = pruner.state_dict()
     assert {key: len(value) for key, value in state.items()} == {
-        "distilbert.transformer.layer.0": 8,
-        "distilbert.transformer.layer.1": 8,
+        "distilbert.transformer.layer.0:ffn": 8,
+        "distilbert.transformer.layer.1:ffn": 8,
         "distilbert.transformer.layer.0.attention.q_lin": 128,
         "distilbert.transformer.layer.1.attention.q_lin": 128,
         "classifier": 12,

@@ -3,12 +3,14 @@
 import pytest
 import torch
 from torch import nn
-from transformers import ElectraConfig, ElectraForSequenceClassification
+from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, layers_of
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.structures import groups_of, kept_neurons, scores_of
+from hf_shrink.pruning.scores import scores_of
+from hf_shrink.pruning.structures import groups_of
+from hf_shrink.pruning.units import kept_units
 from hf_shrink.targets import oriented, projections
 from tests import tiny
 
@@ -50,22 +52,22 @@ def test_explicit_targets_reach_outside_the_layers_and_excludes_take_away():
     assert [group.name for group in groups] == ["bert.encoder.layer.0.attention.self.query", "classifier"]
 
 
-def electra() -> ElectraForSequenceClassification:
-    tiny_electra = {"embedding_size": 16, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
-    return ElectraForSequenceClassification(ElectraConfig(vocab_size=20, num_hidden_layers=1, **tiny_electra))
+def albert() -> AlbertForSequenceClassification:
+    sizes = {"embedding_size": 16, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2}
+    return AlbertForSequenceClassification(AlbertConfig(vocab_size=20, num_hidden_layers=1, **sizes))
 
 
 def test_an_unknown_family_is_pruned_inside_its_base_model():
     """Its layers are not known, but its head is: whatever is outside the base model."""
-    names = {group.name for group in groups_of(electra(), [unstructured()])}
-    assert names == {f"electra.{name}" for name in projections(electra().electra)} and names
+    names = {group.name for group in groups_of(albert(), [unstructured()])}
+    assert names == {f"albert.{name}" for name in projections(albert().albert)} and names
 
 
 def test_ffn_of_an_unknown_family_is_refused_with_the_known_ones():
     with pytest.raises(
-        RecipeError, match=r"pruning\.0\.structure: ffn: model family 'electra' is unknown.*Known: bert, distilbert"
+        RecipeError, match=r"pruning\.0\.structure: ffn: model family 'albert' is unknown.*Known: bert, distilbert"
     ):
-        groups_of(electra(), [ffn()])
+        groups_of(albert(), [ffn()])
 
 
 @pytest.mark.parametrize("name", tiny.FAMILIES)
@@ -75,9 +77,10 @@ def test_ffn_group_holds_every_parameter_of_its_neurons(name):
     groups = groups_of(model, [ffn()])
     assert len(groups) == 2
     for group in groups:
-        layer = model.get_submodule(group.name)
+        name = group.name.removesuffix(":ffn")
+        layer = model.get_submodule(name)
         with_neurons = {n: p for n, p in layer.named_parameters() if 64 in p.shape}
-        assert {piece.name for piece in group.pieces} == {f"{group.name}.{n}" for n in with_neurons}
+        assert {piece.name for piece in group.pieces} == {f"{name}.{n}" for n in with_neurons}
         assert group.shape == (64,) and group.removed == 32
 
 
@@ -93,7 +96,7 @@ def test_neuron_scores_match_hand_values():
         layer.output.dense.weight[:, 1] = torch.tensor([-1.0, 0.0, 0.25, 0.0])
         layer.output.dense.weight[:, 3] = torch.tensor([0.0, 0.0, 0.0, -10.0])
     (group,) = groups_of(model, [ffn(round_to=4)])
-    assert scores_of(group).tolist() == [0.0, 4.75, 0.0, 10.0, 0.0, 0.0, 0.0, 0.0]
+    assert scores_of(group, {}).tolist() == [0.0, 4.75, 0.0, 10.0, 0.0, 0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
@@ -101,11 +104,11 @@ def test_neuron_scores_sum_over_transposed_and_gated_projections(name):
     """The second implementation: for each neuron, every number that only it touches."""
     model = tiny.tiny_classifier(name, layers=1)
     (group,) = groups_of(model, [ffn()])
-    inside, family = projections(model.get_submodule(group.name)), FAMILIES[name]
+    inside, family = projections(model.get_submodule(group.name.removesuffix(":ffn"))), FAMILIES[name].stacks[0]
     for neuron in (0, 7, 63):
         rows = sum(oriented(inside[path])[neuron].abs().sum() for path in family.ffn_in)
         expected = rows + oriented(inside[family.ffn_out])[:, neuron].abs().sum()
-        assert scores_of(group)[neuron].item() == pytest.approx(expected.item(), rel=1e-6)
+        assert scores_of(group, {})[neuron].item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_scores_do_not_depend_on_the_number_of_threads():
@@ -115,7 +118,7 @@ def test_scores_do_not_depend_on_the_number_of_threads():
     found = []
     for threads in (1, 2):
         torch.set_num_threads(threads)
-        found.append(scores_of(group))
+        found.append(scores_of(group, {}))
     assert torch.equal(*found)
 
 
@@ -135,7 +138,7 @@ def test_scores_do_not_depend_on_the_number_of_threads():
 )
 def test_kept_neurons_are_the_nearest_multiple_within_the_width(width, sparsity, round_to, kept):
     """0 neurons would be a dead layer; a width that kernels do not like would be slower than the dense one."""
-    assert kept_neurons(width, sparsity=sparsity, round_to=round_to) == kept
+    assert kept_units(width, sparsity=sparsity, multiple=round_to) == kept
 
 
 def test_rounding_that_keeps_everything_is_refused():
@@ -150,9 +153,9 @@ def test_ffn_targets_choose_blocks_by_any_of_their_projections():
     model = tiny.tiny_classifier("bert", layers=3)
     assert len(groups_of(model, [ffn(target_modules=["intermediate.dense"])])) == 3
     (one,) = groups_of(model, [ffn(target_modules=["layer.2.output.dense"])])
-    assert one.name == "bert.encoder.layer.2"
+    assert one.name == "bert.encoder.layer.2:ffn"
     rest = groups_of(model, [ffn(exclude_modules=["layer.1.intermediate.dense"])])
-    assert [group.name for group in rest] == ["bert.encoder.layer.0", "bert.encoder.layer.2"]
+    assert [group.name for group in rest] == ["bert.encoder.layer.0:ffn", "bert.encoder.layer.2:ffn"]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +202,7 @@ def test_a_module_under_two_names_is_masked_once():
     model = tiny.tiny_classifier("bert")
     model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
     assert len(groups_of(model, [unstructured()])) == 6
-    assert [group.name for group in groups_of(model, [ffn()])] == ["bert.encoder.layer.0"]
+    assert [group.name for group in groups_of(model, [ffn()])] == ["bert.encoder.layer.0:ffn"]
 
 
 def test_two_modules_that_share_a_weight_are_masked_once():
@@ -224,10 +227,10 @@ def test_a_weight_tied_to_what_is_no_target_is_refused_when_named_and_skipped_by
 
 def test_default_targets_that_are_all_tied_elsewhere_are_refused():
     """Nothing would be left to prune, and nobody would have said so."""
-    model = electra()
-    model.electra = nn.ModuleDict({"inside": nn.Linear(4, 4)})
+    model = albert()
+    model.albert = nn.ModuleDict({"inside": nn.Linear(4, 4)})
     model.classifier.outside = nn.Linear(4, 4)
-    model.classifier.outside.weight = model.electra["inside"].weight
+    model.classifier.outside.weight = model.albert["inside"].weight
     with pytest.raises(RecipeError, match=r"pruning\.0: every one of 1 projections shares its weight"):
         groups_of(model, [unstructured()])
 

@@ -170,13 +170,14 @@ def test_a_layer_used_twice_is_cut_once():
     ("masks", "says"),
     [
         (
-            {"bert.encoder.layer.7": torch.ones(64, dtype=torch.bool)},
-            r"mask 'bert\.encoder\.layer\.7' names no projection and no layer",
+            {"bert.encoder.layer.7:ffn": torch.ones(64, dtype=torch.bool)},
+            r"mask 'bert\.encoder\.layer\.7:ffn' names no projection and no units",
         ),
-        ({"bert.encoder.layer.0": torch.ones(63, dtype=torch.bool)}, r"shape \[63\], the model has \[64\]"),
-        ({"bert.encoder.layer.0": torch.zeros(64, dtype=torch.bool)}, r"keeps 0 of 64 neurons; at least 1 must stay"),
+        ({"bert.encoder.layer.0:ffn": torch.ones(63, dtype=torch.bool)}, r"shape \[63\], the model has \[64\]"),
+        ({"bert.encoder.layer.0:ffn": torch.zeros(64, dtype=torch.bool)}, r"keeps 0 of 64 neurons; at least 1 must stay"),
         ({"classifier": torch.ones(32, 3, dtype=torch.bool)}, r"shape \[32, 3\], the model has \[3, 32\]"),
-        ({"bert.embeddings": torch.ones(64, dtype=torch.bool)}, r"mask 'bert\.embeddings' names no projection and no layer"),
+        ({"classifier": torch.ones(3, 16, dtype=torch.bool)}, r"shape \[3, 16\], the model has \[3, 32\]"),
+        ({"bert.embeddings": torch.ones(64, dtype=torch.bool)}, r"mask 'bert\.embeddings' names no projection and no units"),
     ],
 )
 def test_masks_that_do_not_fit_are_refused(masks, says):

@@ -15,7 +15,7 @@ FFN = PruningConfig(structure="ffn", sparsity=0.4)
 
 
 def attention_only(name: str) -> PruningConfig:
-    family = FAMILIES[name]
+    family = FAMILIES[name].stacks[0]
     ends = [path if "." in path else f"mlp.{path}" for path in (*family.ffn_in, family.ffn_out)]
     blocks = [f"{index}.{end}" for index in (0, 1) for end in ends]
     return PruningConfig(sparsity=0.3, exclude_modules=blocks)
@@ -48,12 +48,12 @@ def test_tied_embeddings_are_counted_once():
 def test_a_row_counts_what_stays_and_what_is_not_touched_is_listed():
     model = tiny.tiny_classifier("bert", hidden=8, ffn=1536)
     plan = touched(model, PruningConfig(structure="ffn", sparsity=0.5, round_to=64))
-    assert plan.rows[0] == Touched("bert.encoder.layer.0", "pruning.0", "ffn", "neurons", 768, 1536)
+    assert plan.rows[0] == Touched("bert.encoder.layer.0", "pruning.0", "ffn", "neurons", 768, 1536, 64)
     assert set(plan.skipped) == {
         n for n in projections(model) if not n.endswith(("intermediate.dense", "0.output.dense", "1.output.dense"))
     }
     plan = touched(model, PruningConfig(sparsity=0.25, target_modules=["classifier"]))
-    assert plan.rows == (Touched("classifier", "pruning.0", "unstructured", "weights", 18, 24),)
+    assert plan.rows == (Touched("classifier", "pruning.0", "unstructured", "weights", 18, 24, 1),)
     assert len(plan.skipped) == len(projections(model)) - 1
 
 

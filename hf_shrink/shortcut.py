@@ -1,0 +1,190 @@
+"""``hf-shrink prune`` and ``hf-shrink export``: one step on one model, without a training."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedModel
+
+from hf_shrink.data.splits import load_splits
+from hf_shrink.data.tokenize import tokenize
+from hf_shrink.errors import RecipeError, ResourceError
+from hf_shrink.loading.oneshot import prune
+from hf_shrink.loading.save import save
+from hf_shrink.loading.verify import verify
+from hf_shrink.measurement.inputs import random_inputs
+from hf_shrink.models.load import load_model, load_tokenizer
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.overrides import apply
+from hf_shrink.recipe import Recipe
+from hf_shrink.yaml_core import write as write_yaml
+from hf_shrink.yaml_source import parse
+
+ROWS, BATCH, LENGTH = 256, 32, 512
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a one-step command wrote.
+
+    Attributes:
+        folder: where.
+        tier: ``stock`` (plain transformers loads it) or ``plugin`` (after ``import hf_shrink``).
+        parameters, bytes: before and after; bytes are those of the weights on disk.
+        zeros: weights that are zero and stay in the file.
+        max_difference: of the logits after loading the folder again; 0.0, or there would be no folder.
+    """
+
+    folder: str
+    tier: str
+    parameters: tuple[int, int]
+    bytes: tuple[int, int]
+    zeros: int
+    max_difference: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self)
+
+    def rich(self) -> Table:
+        """A table for the terminal."""
+        table = Table("", "before", "after", title=f"{self.folder}: loads with {_LOADS[self.tier]}")
+        table.add_row("parameters", *(f"{count:,}" for count in self.parameters))
+        table.add_row("MB", *(f"{size / 1e6:.1f}" for size in self.bytes))
+        if self.zeros:
+            table.add_row("zeros", "", f"{self.zeros:,} (they save no byte and no time)")
+        return table
+
+
+_LOADS = {"stock": "plain transformers", "plugin": "transformers after import hf_shrink"}
+
+
+def prune_model(
+    reference: str,
+    folder: Path,
+    entry: PruningConfig,
+    *,
+    revision: str | None = None,
+    recipe: Recipe | None = None,
+    texts: Path | None = None,
+) -> Made:
+    """Prune a model at once and write it to ``folder``, which must not hold anything yet.
+
+    Args:
+        reference: a folder, a Hub id or ``package:NAME/PATH``.
+        folder: made where it is missing.
+        entry: what goes; without the words that say when.
+        recipe: where calibration data comes from, with labels: the first rows of its training split.
+        texts: or a text file, a sample a line; for language models, whose labels are the texts themselves.
+
+    Raises:
+        ShrinkError: whatever is wrong; nothing is written then.
+    """
+    check_empty(folder)
+    model, tokenizer = load_model(reference, revision=revision), _tokenizer(reference, revision)
+    batches = None
+    if recipe is not None or texts is not None:
+        if tokenizer is None:
+            raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
+        batches = _labelled(recipe, tokenizer) if recipe is not None else _plain(texts, tokenizer, model)
+    small = prune(model, entry, batches)
+    return write(small, folder, tokenizer, before=model)
+
+
+def entry_of(structure: str, criterion: str, sparsity: float | None, more: Sequence[str]) -> PruningConfig:
+    """One pruning entry from options of the command line; ``more`` are ``KEY=VALUE`` with values in YAML."""
+    words: dict[str, Any] = {"structure": structure}
+    if structure != "vocabulary":
+        words["criterion"] = criterion
+    if sparsity is not None:
+        words["sparsity"] = sparsity
+    base = write_yaml({"pruning": [words]})
+    source = apply(parse(base, name="options"), [f"pruning.0.{assignment}" for assignment in more])
+    return PruningConfig(**source.data["pruning"][0])
+
+
+def write_recipe(recipe: Recipe, entry: PruningConfig, reference: str, path: Path) -> None:
+    """``recipe`` for ``reference`` with ``entry`` as its pruning, written to ``path``, which must not exist."""
+    words = recipe.model_dump(exclude_unset=True) | {"model": reference, "pruning": (entry.model_dump(exclude_unset=True),)}
+    text = Recipe.model_validate(words).to_yaml()
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise RecipeError(f"{path.name}: is there already and stays as it is; name another file.") from None
+
+
+def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTrainedModel) -> Made:
+    """Save ``small``, load it again and compare; ``before`` is what the numbers are set against."""
+    tier = save(small, folder, tokenizer=tokenizer)
+    reload = verify(folder, small, example_inputs(small))
+    zeros = sum(int((p == 0).sum()) for p in small.parameters()) - sum(int((p == 0).sum()) for p in before.parameters())
+    return Made(
+        folder=str(folder),
+        tier=tier,
+        parameters=(before.num_parameters(), small.num_parameters()),
+        bytes=(_bytes(before), sum(path.stat().st_size for path in folder.glob("*.safetensors"))),
+        zeros=max(zeros, 0) if small.num_parameters() == before.num_parameters() else 0,
+        max_difference=reload.max_difference,
+    )
+
+
+def example_inputs(model: Any) -> dict[str, Tensor]:
+    """A batch that ``model`` can take: random tokens, for a decoder of its own too, or random images."""
+    if model.main_input_name == "pixel_values":
+        size, channels = model.config.image_size, model.config.num_channels
+        high, wide = (size, size) if isinstance(size, int) else size
+        return {"pixel_values": torch.randn(2, channels, high, wide, generator=torch.Generator().manual_seed(0))}
+    inputs = random_inputs(model, batch_size=2, length=8)
+    if model.config.is_encoder_decoder:
+        inputs["input_ids"][:, -1] = model.config.eos_token_id  # classification heads look for the end of the text
+        inputs["decoder_input_ids"] = inputs["input_ids"].clone()
+    return inputs
+
+
+def check_empty(folder: Path) -> None:
+    """Refuse a folder that holds something: what is there stays as it is."""
+    if folder.is_file():
+        raise RecipeError(f"{folder.name}: is a file; name a folder.")
+    if folder.is_dir() and (found := sorted(path.name for path in folder.iterdir())):
+        raise RecipeError(f"{folder.name}: not empty ({', '.join(found[:3])}); name a new folder.")
+
+
+def _tokenizer(reference: str, revision: str | None) -> Any:
+    try:
+        return load_tokenizer(reference, revision=revision)
+    except ResourceError:
+        return None  # images, or weights alone
+
+
+def _labelled(recipe: Recipe, tokenizer: Any) -> list[dict[str, Tensor]]:
+    rows = tokenize(load_splits(recipe.data, download=True), tokenizer, recipe.data.max_length).train
+    pad = DataCollatorWithPadding(tokenizer)
+    return [dict(pad([rows[i] for i in part])) for part in _parts(min(ROWS, len(rows)))]
+
+
+def _plain(texts: Path | None, tokenizer: Any, model: Any) -> list[dict[str, Tensor]]:
+    assert texts is not None
+    lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()][:ROWS]
+    if not lines:
+        raise RecipeError(f"{texts.name}: no line of text in it.")
+    found = []
+    for part in _parts(len(lines)):
+        batch = dict(tokenizer([lines[i] for i in part], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"))
+        if model.get_output_embeddings() is not None:
+            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        found.append(batch)
+    return found
+
+
+def _parts(count: int) -> Iterable[Sequence[int]]:
+    return (range(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
+
+
+def _bytes(model: PreTrainedModel) -> int:
+    found: Mapping[int, Tensor] = {tensor.data_ptr(): tensor for tensor in model.state_dict().values()}
+    return sum(tensor.numel() * tensor.element_size() for tensor in found.values())

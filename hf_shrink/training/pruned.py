@@ -1,0 +1,147 @@
+"""A Trainer with masks: they follow its steps, live in its checkpoints, and become a smaller model at the end."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
+
+from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.loading.oneshot import recorded
+from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.moments import carried
+from hf_shrink.pruning.penalty import penalty
+from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.surgery import shrink
+from hf_shrink.training.callbacks import PruningCallback
+from hf_shrink.training.durable import DurableTrainer
+
+MASKS_NAME = "pruning_masks.safetensors"
+STATISTICS_NAME = "pruning_statistics.safetensors"
+
+
+class PruningTrainer(DurableTrainer):
+    """Keeps a ``Pruner`` in step with the training."""
+
+    pruning: tuple[PruningConfig, ...] = ()
+    pruner: Pruner | None = None
+
+    def set_pruning(
+        self, pruning: PruningConfig | Sequence[PruningConfig] | None, fractions: Mapping[str, float] | None
+    ) -> None:
+        """What to prune in the trainings to come.
+
+        Raises:
+            RecipeError: something that a training cannot do.
+        """
+        self.pruning = () if pruning is None else as_tuple(pruning)
+        self._fractions = fractions
+        self._hooks = ExitStack()
+        for index, entry in enumerate(self.pruning):
+            if entry.is_cut_at_once:
+                raise RecipeError(
+                    f"pruning.{index}.structure: {entry.structure} is no mask that a training could follow. "
+                    "Cut it before (layers, hidden) or after (vocabulary); a recipe does."
+                )
+            if entry.criterion == "sparsegpt":
+                raise RecipeError(f"pruning.{index}.criterion: sparsegpt corrects weights once, without training; use prune().")
+            if entry.reconstruct:
+                raise RecipeError(f"pruning.{index}.reconstruct: would be ignored in training, which refits anyway; remove it.")
+            if entry.allocation == "sensitivity" and not fractions:
+                raise RecipeError(f"pruning.{index}.allocation: sensitivity needs pruning_fractions=, one for each mask.")
+        if self.pruning and hasattr(self.student, "peft_config"):
+            raise RecipeError(
+                "pruning: a model with adapters cannot be pruned while it trains. Merge the adapters, or leave one out."
+            )
+
+    def shrink(self) -> PreTrainedModel:
+        """A physically smaller copy of the trained model: masked neurons are gone, masked weights are zero.
+
+        Its own ``save_pretrained`` makes a folder that loads again, after ``import hf_shrink`` where layers differ in width.
+
+        Raises:
+            RecipeError: there is no pruning, or training has not begun.
+        """
+        if self.pruner is None:
+            raise RecipeError("shrink: there are no masks; pass pruning= to ShrinkTrainer and call train() first.")
+        return recorded(shrink(self.student, self.pruner.masks()))
+
+    def carried_optimizer(self, small: PreTrainedModel) -> torch.optim.Optimizer:
+        """The optimizer of this training for ``small``, which ``shrink()`` gave: same settings, moments cut like the weights.
+
+        Raises:
+            RecipeError: there is no pruning, or training has not begun.
+            MismatchError: an optimizer whose state is not one number a weight.
+        """
+        if self.pruner is None or self.optimizer is None:
+            raise RecipeError("carried_optimizer: nothing has been trained with masks; call train() first.")
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)
+        return carried(optimizer, self.student, small, self.pruner.masks())
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the newest checkpoint that is whole."""
+        with self._hooks:
+            return super().train(*args, **kwargs)
+
+    def with_penalty(self, loss: Tensor) -> Tensor:
+        """The loss of a micro-batch and its part of the penalties."""
+        if all(entry.penalty is None for entry in self.pruning):
+            return loss
+        assert self.pruner is not None, "made before the first step"
+        return loss + penalty(self.pruner.groups) / self.current_gradient_accumulation_steps
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in ``Trainer``; beside ``loss`` stands the sparsity of each entry, as ``sparsity/pruning.0``."""
+        if self.pruner is not None and "loss" in logs:
+            logs |= {f"sparsity/{entry}": fraction for entry, fraction in self.pruner.sparsity().items()}
+        super().log(logs, start_time)
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader[Any]]:
+        if self.pruning:
+            self._hooks.close()
+            self.remove_callback(PruningCallback)
+            self.pruner = Pruner(self.student, self.pruning, max_steps, self._fractions)
+            if self.pruner.recorder is not None:
+                self._hooks.enter_context(self.pruner.recorder.watching(self.student, training_only=True))
+            self.callback_handler.callbacks.insert(
+                0, PruningCallback(self.pruner, lambda: getattr(self.accelerator, "scaler", None))
+            )
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """Before the final sparsity a model is better because it is denser: it cannot be the best."""
+        if self.pruner is not None and not self.pruner.final(self.state.global_step):
+            return False
+        return super()._determine_best_metric(metrics, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.pruner is None:
+            return
+        statistics = {} if self.pruner.recorder is None else self.pruner.recorder.state_dict()
+        if self.args.should_save:
+            save_file(self.pruner.state_dict(), Path(output_dir, MASKS_NAME))
+            if self.pruner.recorder is not None:
+                save_file(statistics, Path(output_dir, STATISTICS_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        path = Path(checkpoint, MASKS_NAME)
+        if path.exists() != (self.pruner is not None):
+            has, this = ("holds", "has no pruning") if path.exists() else ("holds no", "prunes")
+            raise MismatchError(
+                f"{path.parent.name} {has} pruning masks, but this run {this}. Resume with the settings it began with."
+            )
+        if self.pruner is not None:
+            self.pruner.load_state_dict(load_file(path))
+            if self.pruner.recorder is not None:
+                self.pruner.recorder.load_state_dict(load_file(path.with_name(STATISTICS_NAME)))

