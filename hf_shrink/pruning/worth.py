@@ -1,0 +1,111 @@
+"""What a whole layer or a dimension of the hidden width is worth: a criterion's scores of weights, put together."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.families import family_of, stacks_of
+from hf_shrink.pruning.calibrate import calibrate
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.criteria import Criterion, Stats, as_criterion
+from hf_shrink.pruning.statistics import Recorder, Watched, key_of
+from hf_shrink.pruning.sums import GIVEN
+from hf_shrink.targets import Projection, oriented, projections
+
+Dims = Mapping[str, tuple[int, ...]]
+"""Parameter name -> which of its stored dimensions run over the hidden width."""
+
+
+def layer_scores(
+    model: Any, config: PruningConfig, entry: str, batches: Sequence[Mapping[str, Tensor]] | None = None
+) -> Tensor:
+    """The mean score of a weight in the projections of each layer, float64 ``[layers]``, high = keep.
+
+    The mean, so that a larger layer is not worth more for its size; with scores that are squares, its root. For an encoder and
+    its decoder it is the sum of both.
+
+    Raises:
+        RecipeError: the criterion scores no weights, or needs data that is not there.
+        NonFiniteError: a score is NaN or infinite.
+    """
+    criterion = _criterion(config, entry)
+    if batches is None and set(criterion.needs) - GIVEN:
+        raise RecipeError(f"{entry}.criterion: {config.criterion} needs batches of data; pass calibration=[...].")
+    stacks = [
+        [
+            {f"{stack.layers}.{i}.{path}": module for path, module in projections(layer).items()}
+            for i, layer in enumerate(layers)
+        ]
+        for stack, layers in stacks_of(model, family_of(model, entry))
+    ]
+    watched = [Watched(name, m, criterion.needs) for layers in stacks for layer in layers for name, m in layer.items()]
+    recorder = Recorder(watched) if criterion.needs else None
+    if recorder is not None and recorder.wants_data:
+        calibrate(model, recorder, batches or ())
+    values = [[_mean(criterion, layer, recorder, entry) for layer in layers] for layers in stacks]
+    return torch.tensor(values, dtype=torch.float64).sum(dim=0)
+
+
+def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str) -> Tensor:
+    """The sum (or norm) of the scores of all weights at each dimension of the hidden width, float64 ``[hidden]``, high = keep.
+
+    Every matrix that reads or writes the hidden width counts, embeddings included, a tied one once; biases and norms leave
+    with their dimension but are not scored: a criterion compares weights. What has more than two dimensions, as a convolution,
+    is scored as the matrix ``[hidden, all the rest]``.
+
+    Raises:
+        RecipeError: the criterion scores no weights, or needs data.
+        NonFiniteError: a score is NaN or infinite.
+    """
+    criterion = _criterion(config, entry)
+    if set(criterion.needs) - GIVEN:
+        raise RecipeError(
+            f"{entry}.criterion: {config.criterion} needs data, and structure: hidden is cut by weights alone; "
+            "use magnitude, magnitude_l2, random or a function of your own."
+        )
+    totals: list[Tensor] = []
+    transposed = {f"{name}.weight" for name, module in projections(model).items() if oriented(module) is not module.weight}
+    for name, parameter in model.named_parameters():  # a tied one comes once
+        if name not in dims or parameter.dim() < 2:
+            continue
+        for dim in dims[name]:
+            matrix = parameter.detach()
+            flat = matrix.T if name in transposed else matrix.flatten(1) if dim == 0 else matrix.movedim(dim, -1).flatten(0, -2)
+            along = 1 if (dim == 0) == (name in transposed) else 0
+            scores = criterion.function(flat, _key(criterion, name)).double()  # type: ignore[misc]
+            totals.append(_finite(scores.sum(dim=1 - along), name, entry))
+    total = torch.stack(totals).sum(dim=0)
+    return total.sqrt() if criterion.combine == "norm" else total
+
+
+def _criterion(config: PruningConfig, entry: str) -> Criterion:
+    criterion = as_criterion(config.criterion)
+    if criterion.function is None:
+        raise RecipeError(
+            f"{entry}.criterion: {config.criterion} scores neurons and heads, not single weights; use another criterion "
+            f"with structure: {config.structure}."
+        )
+    return criterion
+
+
+def _mean(criterion: Criterion, layer: Mapping[str, Projection], recorder: Recorder | None, entry: str) -> float:
+    total, count = 0.0, 0
+    for name, module in layer.items():
+        stats = {} if recorder is None else recorder.stats(name)
+        scores = criterion.function(oriented(module), stats)  # type: ignore[misc]
+        total += float(_finite(scores.double().sum(), name, entry))
+        count += scores.numel()
+    return (total / count) ** 0.5 if criterion.combine == "norm" else total / count
+
+
+def _key(criterion: Criterion, name: str) -> Stats:
+    return {"key": key_of(name)} if criterion.needs else {}
+
+
+def _finite(scores: Tensor, name: str, entry: str) -> Tensor:
+    if not bool(torch.isfinite(scores).all()):
+        raise NonFiniteError(f"{entry}: {name}: pruning scores are not finite; nothing was removed. Repair the weights.")
+    return scores

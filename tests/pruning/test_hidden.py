@@ -1,0 +1,332 @@
+"""The hidden width: the cut model computes what its definition says, whatever the family, and nothing else has changed."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, ElectraForSequenceClassification, LlamaForSequenceClassification
+
+from hf_shrink import QuantizationConfig, quantize
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.hidden import cut_hidden, hidden_to_keep, hidden_width
+from tests import tiny
+
+WRITERS = {
+    "bert": ("embeddings.*_embeddings", "attention.output.dense", "output.dense", "pooler.dense"),
+    "roberta": ("embeddings.*_embeddings", "attention.output.dense", "output.dense", "classifier.dense"),
+    "electra": ("embeddings_project", "attention.output.dense", "output.dense", "classifier.dense"),
+    "distilbert": ("embeddings.*_embeddings", "attention.out_lin", "ffn.lin2", "pre_classifier"),
+    "gpt2": ("wte", "wpe", "attn.c_proj", "mlp.c_proj"),
+    "gpt_neox": ("embed_in", "attention.dense", "mlp.dense_4h_to_h"),
+    "llama": ("embed_tokens", "self_attn.o_proj", "mlp.down_proj"),
+    "qwen2": ("embed_tokens", "self_attn.o_proj", "mlp.down_proj"),
+    "qwen3": ("embed_tokens", "self_attn.o_proj", "mlp.down_proj"),
+    "t5": ("shared", "Attention.o", "DenseReluDense.wo", "classification_head.dense"),
+    "vit": ("patch_embeddings.projection", "attention.o_proj", "mlp.fc2"),
+}
+"""What writes into the hidden width, by the end of its name; read off the modelling code, not off ``families``."""
+
+
+class KeptNorm(nn.Module):
+    """A LayerNorm that sees only some features and puts out zero for the others."""
+
+    def __init__(self, norm: nn.LayerNorm, keep: torch.Tensor) -> None:
+        super().__init__()
+        self.norm, self.keep = norm, keep
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        seen, out = x[..., self.keep], torch.zeros_like(x)
+        normed = (seen - seen.mean(-1, keepdim=True)) / (seen.var(-1, unbiased=False, keepdim=True) + self.norm.eps).sqrt()
+        out[..., self.keep] = normed * self.norm.weight[self.keep] + self.norm.bias[self.keep]
+        return out
+
+
+@torch.no_grad()
+def masked(model, family: str, keep: torch.Tensor):
+    """The slow way round: every removed dimension is zero in all that writes it, and LayerNorms pass it over."""
+    model = copy.deepcopy(model)
+    written = 0
+    for name, module in list(model.named_modules()):
+        ends = [end.split("*")[-1] for end in WRITERS[family]]
+        if any(name.endswith(end) for end in ends):
+            written += 1
+            out_dim = 1 if isinstance(module, nn.Embedding) or type(module).__name__ == "Conv1D" else 0
+            module.weight.movedim(out_dim, 0)[~keep] = 0
+            if getattr(module, "bias", None) is not None:
+                module.bias[~keep] = 0
+        if isinstance(module, nn.LayerNorm) and module.normalized_shape == (len(keep),):
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, KeptNorm(module, keep))
+        if hasattr(module, "variance_epsilon") and module.weight.shape == keep.shape:
+            module.variance_epsilon *= float(keep.float().mean())  # the mean runs over the removed zeros, too: so does epsilon
+    assert written >= 5, "the table of names has gone stale"
+    if family == "vit":
+        model.vit.embeddings.cls_token[..., ~keep] = 0
+        model.vit.embeddings.position_embeddings[..., ~keep] = 0
+    return model
+
+
+@torch.no_grad()
+def rough(model):
+    """With weights and biases that are not zero, so that every dimension matters."""
+    generator = torch.Generator().manual_seed(3)
+    for parameter in model.parameters():
+        parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def some(width: int, of: int = 32) -> torch.Tensor:
+    keep = torch.zeros(of, dtype=torch.bool)
+    keep[torch.randperm(of, generator=torch.Generator().manual_seed(5))[:width]] = True
+    return keep
+
+
+def cut(sparsity: float = 0.5, **more: object) -> PruningConfig:
+    return PruningConfig(structure="hidden", sparsity=sparsity, **more)
+
+
+def logits(model, inputs) -> torch.Tensor:
+    with torch.no_grad():
+        return model.eval()(**inputs).logits
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+@pytest.mark.parametrize("width", [24, 12])
+def test_the_cut_model_is_the_masked_one_with_norms_over_what_is_left(family, width):
+    """A wrong axis of a square weight, a head cut in two, or a norm over the wrong count: all load, run and train."""
+    model, inputs, keep = rough(tiny.tiny_classifier(family)), tiny.tiny_inputs(family, rows=4), some(width)
+    small = cut_hidden(model, keep)
+    assert small.config.hidden_size == width and small.num_parameters() < model.num_parameters()
+    torch.testing.assert_close(logits(small, inputs), logits(masked(model, family, keep), inputs), atol=2e-5, rtol=1e-4)
+    assert float((logits(small, inputs) - logits(model, inputs)).abs().max()) > 1e-2
+
+
+def test_tiny_bert_sliced_by_hand():
+    model, keep = rough(tiny.tiny_classifier(ffn=32)), some(16)  # every projection is square: the axis must be known
+    before, after = model.state_dict(), cut_hidden(model, keep).state_dict()
+    rows = (
+        "attention.output.dense.weight",
+        "output.dense.weight",
+        "output.dense.bias",
+        "pooler.dense.bias",
+        "LayerNorm.weight",
+    )
+    columns = (
+        "query.weight",
+        "key.weight",
+        "value.weight",
+        "intermediate.dense.weight",
+        "_embeddings.weight",
+        "classifier.weight",
+    )
+    unchanged = ("query.bias", "key.bias", "value.bias", "intermediate.dense.bias", "classifier.bias")
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        if name.endswith("pooler.dense.weight"):
+            value = value[keep][:, keep]
+        elif name.endswith((*rows, "LayerNorm.bias")):
+            value = value[keep]
+        elif name.endswith(columns):
+            value = value[:, keep]
+        else:
+            assert name.endswith(unchanged), name
+        assert torch.equal(after[name], value), name
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "t5"])
+def test_a_model_whose_removed_dimensions_are_zero_keeps_its_outputs(family):
+    """Without the factor at each RMSNorm the root mean square would be taken over fewer numbers, and all grow."""
+    keep = some(16)
+    model, inputs = masked(rough(tiny.tiny_classifier(family)), family, keep), tiny.tiny_inputs(family)
+    torch.testing.assert_close(logits(cut_hidden(model, keep), inputs), logits(model, inputs), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("family", "factor"), [("t5", math.sqrt(2)), ("llama", 1.0)])
+def test_the_language_model_of_t5_divides_by_the_root_of_its_width(family, factor):
+    keep = some(16)
+    model = AutoModelForSeq2SeqLM.from_config(tiny.tiny_config("t5")) if family == "t5" else tiny.tiny_causal_lm(family)
+    model = masked(rough(model.eval()), family, keep)
+    inputs = tiny.tiny_inputs(family) | ({"decoder_input_ids": torch.tensor([[0, 5], [0, 7]])} if family == "t5" else {})
+    small = cut_hidden(model, keep)
+    torch.testing.assert_close(logits(small, inputs), factor * logits(model, inputs), atol=5e-5, rtol=1e-4)
+    assert small.get_output_embeddings().weight.shape == (len(tiny.VOCABULARY), 16)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_tied_tables_stay_tied(family):
+    small = cut_hidden(tiny.tiny_causal_lm(family), some(16))
+    assert small.get_output_embeddings().weight is small.get_input_embeddings().weight
+    assert small.get_input_embeddings().weight.shape == (len(tiny.VOCABULARY), 16)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3", "gpt_neox"])
+def test_generation_with_a_cache_equals_generation_without(family):
+    """Rotary positions that follow the narrow config would be of another size than the heads."""
+    small = cut_hidden(rough(tiny.tiny_causal_lm(family)), some(16))
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    ids = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])
+    assert torch.equal(small.generate(ids, use_cache=True, **options), small.generate(ids, use_cache=False, **options))
+
+
+def test_a_width_that_the_config_derives_from_the_hidden_one_stays():
+    """GPT-2 reads n_inner None as four times the hidden width: the neurons would be cut along without a word."""
+    small = cut_hidden(tiny.tiny_classifier("gpt2", ffn=None), some(16))
+    assert small.transformer.h[0].mlp.c_fc.weight.shape == (16, 128) and small.config.n_inner == 128
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_the_original_stays_and_shares_nothing(family):
+    model = tiny.tiny_classifier(family).train()
+    next(iter(model.parameters())).requires_grad_(False)
+    before, config = copy.deepcopy(model.state_dict()), model.config.to_dict()
+    small = cut_hidden(model, some(24))
+    assert small.training and not next(iter(small.parameters())).requires_grad
+    assert sum(p.requires_grad for p in small.parameters()) == sum(p.requires_grad for p in model.parameters())
+    for parameter in small.parameters():
+        parameter.data.zero_()
+    assert model.config.to_dict() == config
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in before.items()) and before
+
+
+@pytest.mark.parametrize("family", tiny.ALL_FAMILIES)
+def test_shapes_are_the_same_without_weights(family):
+    """A plan is made on the meta device."""
+    real = cut_hidden(tiny.tiny_classifier(family), some(24))
+    with torch.device("meta"):
+        model = tiny.tiny_classifier(family)
+    outline = cut_hidden(model, torch.arange(32) < 24)
+    assert {n: p.shape for n, p in outline.named_parameters()} == {n: p.shape for n, p in real.named_parameters()}
+
+
+def test_dtype_is_kept():
+    small = cut_hidden(tiny.tiny_classifier("llama").to(torch.bfloat16), some(16))
+    assert {p.dtype for p in small.parameters()} == {torch.bfloat16}
+
+
+def test_electra_embeddings_follow_only_where_they_are_as_wide():
+    """As wide as the model they have no projection between: cut alone, the rest could not read them."""
+    same = cut_hidden(tiny.tiny_classifier("electra", embedding_size=32), some(24))
+    assert same.electra.embeddings.word_embeddings.weight.shape[1] == 24 == same.config.embedding_size
+    other = cut_hidden(tiny.tiny_classifier("electra"), some(24))
+    assert other.electra.embeddings.word_embeddings.weight.shape[1] == 16 == other.config.embedding_size
+    with pytest.raises(MismatchError, match=r"hidden width 16.*embeddings_project.*keep another width"):
+        cut_hidden(tiny.tiny_classifier("electra"), some(16))
+
+
+@pytest.mark.parametrize(
+    ("family", "sparsity", "round_to", "width"),
+    [
+        ("bert", 0.5, None, 16),
+        ("bert", 0.3, None, 24),
+        ("bert", 0.95, None, 8),
+        ("bert", 0.0, None, 32),
+        ("bert", 0.5, 5, 15),
+        ("llama", 0.5, 5, 20),  # its config takes only multiples of its four heads
+        ("qwen2", 0.5, 5, 15),
+        ("t5", 0.6, 1, 13),
+    ],
+)
+def test_the_width_is_the_nearest_multiple(family, sparsity, round_to, width):
+    model, config = tiny.tiny_classifier(family), cut(sparsity, round_to=round_to) if round_to else cut(sparsity)
+    keep = hidden_to_keep(model, config, "pruning.0")
+    assert hidden_width(model, config, "pruning.0") == width == int(keep.sum()) and keep.shape == (32,)
+    assert logits(cut_hidden(model, keep), tiny.tiny_inputs(family)).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        (cut(0.99), r"pruning\.1\.sparsity: 0\.99 removes 32 of 32 .*at least 1"),
+        (cut(0.1), r"pruning\.1\.round_to: sparsity 0\.1 keeps all 32 .*multiples of 8; lower round_to"),
+        (cut(0.5, round_to=32), r"keeps all 32 .*multiples of 32"),
+        (cut(0.5, criterion="taylor"), "taylor needs data, and structure: hidden"),
+        (cut(0.5, criterion="mutual_information"), "scores neurons and heads"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(config, says):
+    with pytest.raises(RecipeError, match=says):
+        hidden_to_keep(tiny.tiny_classifier(), config, "pruning.1")
+
+
+@pytest.mark.parametrize(
+    ("keep", "says"),
+    [
+        (torch.zeros(32, dtype=torch.bool), "0 of 32 .*1 to 32 can stay"),
+        (torch.ones(31, dtype=torch.bool), r"bool \[32\]"),
+        (torch.ones(32), r"float32 \[32\].*takes bool"),
+        (some(18), "hidden width 18.*multiples of 4 heads"),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused(keep, says):
+    with pytest.raises(MismatchError, match=says):
+        cut_hidden(tiny.tiny_classifier("llama"), keep)
+
+
+def test_models_that_cannot_be_cut_are_refused():
+    unknown = tiny.tiny_classifier()
+    unknown.config.model_type = "brand-new"
+    with pytest.raises(RecipeError, match=r"pruning\.0\.structure: hidden: model family 'brand-new'.*Known: bert"):
+        hidden_to_keep(unknown, cut(), "pruning.0")
+    with pytest.raises(MismatchError, match="already quantised"):
+        cut_hidden(quantize(tiny.tiny_classifier(hidden=64), QuantizationConfig(bits=8)), some(32, of=64))
+    odd = tiny.tiny_classifier()
+    odd.extra = nn.Linear(32, 32)
+    with pytest.raises(MismatchError, match=r"extra\.weight: no part"):
+        cut_hidden(odd, some(16))
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gpt2", "vit"])
+def test_a_dimension_is_worth_the_weights_that_leave_with_it(family):
+    """In GPT-2 weights lie the other way round: scored along the wrong axis, half of each score is another dimension's."""
+    model = rough(tiny.tiny_classifier(family))
+
+    def total(found: nn.Module) -> float:
+        return sum(float(p.detach().abs().double().sum()) for p in found.parameters() if p.dim() > 1)
+
+    without = [total(cut_hidden(model, torch.arange(32) != index)) for index in range(32)]
+    best = sorted(range(32), key=lambda index: total(model) - without[index])[16:]
+    keep = hidden_to_keep(model, cut(), "pruning.0")
+    assert keep.nonzero().flatten().tolist() == sorted(best)
+
+
+def test_a_tied_table_is_scored_once():
+    model = rough(tiny.tiny_causal_lm("gpt2"))
+    untied = copy.deepcopy(model)
+    untied.lm_head = nn.Linear(32, len(tiny.VOCABULARY), bias=False)
+    untied.lm_head.weight.data.zero_()
+    assert torch.equal(hidden_to_keep(model, cut(), "pruning.0"), hidden_to_keep(untied, cut(), "pruning.0"))
+
+
+def test_other_scores_than_magnitude():
+    """magnitude_l2 is moved by one large weight, a sum of absolute values by many; random looks at none."""
+    model = tiny.tiny_classifier("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.1)
+        model.model.embed_tokens.weight[:, :16] += 0.1
+        model.model.embed_tokens.weight[0, 16:] += 1.9
+    first, last = torch.arange(32) < 16, torch.arange(32) >= 16
+    assert torch.equal(hidden_to_keep(model, cut(), "pruning.0"), first)
+    assert torch.equal(hidden_to_keep(model, cut(criterion="magnitude_l2"), "pruning.0"), last)
+    assert torch.equal(hidden_to_keep(model, cut(criterion=lambda weight, stats: -weight.detach()), "pruning.0"), last)
+    drawn = hidden_to_keep(model, cut(criterion="random"), "pruning.0")
+    assert torch.equal(drawn, hidden_to_keep(rough(model), cut(criterion="random"), "pruning.0")) and int(drawn.sum()) == 16
+    assert not torch.equal(drawn, first) and not torch.equal(drawn, last)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name():
+    model = tiny.tiny_classifier("llama")
+    assert isinstance(model, LlamaForSequenceClassification)
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = math.inf
+    with pytest.raises(NonFiniteError, match=r"layers\.1\.mlp\.up_proj\.weight"):
+        hidden_to_keep(model, cut(), "pruning.0")
+
+
+def test_electra_scores_its_projection_of_the_embeddings():
+    model = tiny.tiny_classifier("electra")
+    assert isinstance(model, ElectraForSequenceClassification)
+    model.electra.embeddings_project.weight.data[:24] += 10.0
+    assert torch.equal(hidden_to_keep(model, cut(0.25), "pruning.0"), torch.arange(32) < 24)
