@@ -233,11 +233,8 @@ def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
         return student
 
     def write(fresh: Path) -> dict[str, Any]:
-        small, tokenizer, tokens = (
-            load_classifier(str(student), new_head=False),
-            job.prepared.tokenizer,
-            job.prepared.kept_tokens,
-        )
+        small, tokens = load_classifier(str(student), new_head=False), job.prepared.kept_tokens
+        tokenizer: Any = job.prepared.tokenizer
         if (student / MASKS).exists():
             small = shrink(small, load_file(student / MASKS))
         if tokens is not None:

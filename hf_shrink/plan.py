@@ -138,9 +138,9 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stages.append(_model_stage("shrunk", tuple(does), {}, student, "stages/shrunk"))
     if recipe.quantization is not None:
         kept = keep_plan(student, recipe.quantization)
-        does = (quantization_words(recipe.quantization, len(kept.quantized)),)
+        stored = (quantization_words(recipe.quantization, len(kept.quantized)),)
         size = predicted_bytes(student, recipe.quantization)
-        stages.append(StagePlan("quantized", does, dict(kept.kept), student.num_parameters(), size, "."))
+        stages.append(StagePlan("quantized", stored, dict(kept.kept), student.num_parameters(), size, "."))
     stages.append(_report(recipe, splits))
     return Prepared(Plan(recipe.output_dir, tuple(stages), _warnings(recipe)), splits, tokenizer, pair, kept_tokens)
 
@@ -168,8 +168,8 @@ def _blueprint(reference: str, revision: str | None, label_names: tuple[str, ...
         )
     record = getattr(config, "quantization_config", None)
     if isinstance(record, dict) and record.get("quant_method") == METHOD:
-        stored = ShrinkConfig(**record)
-        resize(model, stored.shapes, stored.head_dim)
+        shapes = ShrinkConfig(**record)
+        resize(model, shapes.shapes, shapes.head_dim)
     return model
 
 

@@ -18,8 +18,8 @@ from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.models.load import load_model, load_tokenizer
-from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.overrides import apply
+from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.recipe import Recipe
 from hf_shrink.yaml_core import write as write_yaml
 from hf_shrink.yaml_source import parse

@@ -9,9 +9,9 @@ from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.measurement.quality import judge
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import load_tokenizer
-from hf_shrink.pruning.tokens import count_tokens, kept_tokens
 from hf_shrink.pruning.structures import ROUND_TO
 from hf_shrink.pruning.token_ids import special_ids
+from hf_shrink.pruning.tokens import count_tokens, kept_tokens
 from hf_shrink.recipe import Recipe
 
 

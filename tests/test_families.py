@@ -1,7 +1,6 @@
 """Every path and config key of the family table, against the real classes of transformers."""
 
 import pytest
-import torch
 from torch import nn
 
 from hf_shrink.errors import MismatchError, RecipeError

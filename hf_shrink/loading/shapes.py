@@ -1,6 +1,7 @@
 """Shapes that a stock config cannot say: measured on a model, and given to a model that has no weights yet."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -105,7 +106,7 @@ def _blueprint(model: PreTrainedModel) -> PreTrainedModel:
         return type(model)(model.config)
 
 
-def _sized(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D | nn.Embedding]:
+def _sized(model: Any) -> dict[str, nn.Linear | Conv1D | nn.Embedding]:
     """Projections, and the tables inside the layers: word and position embeddings have the size that the config says."""
     family = FAMILIES.get(model.config.model_type)
     inside = {id(m) for layer in layers_of(model, family) for m in layer.modules()} if family is not None else set()

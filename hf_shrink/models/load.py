@@ -146,7 +146,7 @@ def load_model(reference: str, *, revision: str | None = None) -> PreTrainedMode
     assert isinstance(model, PreTrainedModel)
     _check_keys(name, model, info, new_head=False)
     check_finite(model, name)
-    return model.eval()
+    return model
 
 
 def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedConfig:

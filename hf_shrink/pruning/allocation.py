@@ -1,5 +1,6 @@
 """How much each of several masks loses when their units compete."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ def _single(scores: Sequence[Tensor], keeps: Sequence[Tensor], removed: int) -> 
         pool[begin + int(best)] = np.inf
         begin += score.numel()
     kept = keep_top(pool, min(removed, pool.numel() - len(scores)), keep=mask)
-    return [part.numel() - int(part.count_nonzero()) for part in kept.split([score.numel() for score in scores])]
+    return [part.numel() - int(part.count_nonzero()) for part in torch.split(kept, [score.numel() for score in scores])]
 
 
 def _bundles(scores: Tensor, keep: Tensor, multiple: int) -> list[tuple[float, int]]:
@@ -56,4 +57,4 @@ def _bundles(scores: Tensor, keep: Tensor, multiple: int) -> list[tuple[float, i
     alive = np.sort(scores.detach().double().flatten().cpu().numpy()[keep.flatten().cpu().numpy()])
     rest = len(alive) % multiple
     edges = ([0, rest] if rest else [0]) + list(range(rest + multiple, len(alive) - multiple + 1, multiple))
-    return [(float(alive[low:high].mean()), high - low) for low, high in zip(edges, edges[1:], strict=False)]
+    return [(float(alive[low:high].mean()), high - low) for low, high in itertools.pairwise(edges)]

@@ -100,7 +100,7 @@ class PruningConfig(Config):
     round_to: int | None = Field(
         None,
         ge=1,
-        description="ffn, heads, hidden, vocabulary: kept widths are multiples of this; null takes 8, or 64 where 4 bits follow.",
+        description="ffn, heads, hidden, vocabulary: kept widths are multiples of this; null: 8, or 64 where 4 bits follow.",
     )
     reconstruct: bool = Field(
         False, description="heads, ffn: refit what reads the rest by least squares on calibration data. Only without training."
@@ -121,7 +121,7 @@ class PruningConfig(Config):
 
         if isinstance(criterion, str):
             pick(dict.fromkeys([*CRITERIA, *_SPECIAL]), criterion, "criterion")
-        elif not isinstance(criterion, Criterion | Callable):  # type: ignore[arg-type]
+        elif not isinstance(criterion, Criterion | Callable):
             raise ValueError(f"must be a name, a Criterion or a function (weight, stats) -> scores, got {criterion!r:.60}.")
         return criterion
 
@@ -179,9 +179,8 @@ class PruningConfig(Config):
         given = [name for name in ("sparsity", "threshold", "min_count") if getattr(self, name) is not None]
         if len(given) != 1:
             allowed = {"unstructured": "sparsity or threshold", "vocabulary": "sparsity or min_count"}
-            raise ValueError(
-                f"structure: {self.structure} takes {allowed.get(self.structure, 'sparsity')}, one of them; got {given or 'none'}."
-            )
+            words = allowed.get(self.structure, "sparsity")
+            raise ValueError(f"structure: {self.structure} takes {words}, one of them; got {given or 'none'}.")
         return self
 
     @model_validator(mode="after")

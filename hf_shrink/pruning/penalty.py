@@ -11,8 +11,8 @@ from hf_shrink.pruning.pieces import Group, Piece
 def penalty(groups: Sequence[Group]) -> Tensor:
     """The sum of ``weight * term`` over the groups whose entry has a penalty; a float32 scalar with a gradient.
 
-    ``l1``: the sum of ``|w|`` (arXiv:1506.02626 trains with it before it prunes). ``group_lasso``: the sum over units (or blocks)
-    of ``sqrt(n) * ||w||``, with ``n`` numbers in all that leaves with the unit, biases too (arXiv:1608.03665, eq. 1). Its
+    ``l1``: the sum of ``|w|`` (arXiv:1506.02626 trains with it before it prunes). ``group_lasso``: the sum over units or
+    blocks of ``sqrt(n) * ||w||``, with ``n`` numbers in all that leaves with one, biases too (arXiv:1608.03665, eq. 1). Its
     gradient at a unit that is zero already is zero.
     """
     terms = [_term(group) * group.config.penalty.weight for group in groups if group.config.penalty is not None]
@@ -25,7 +25,8 @@ def _term(group: Group) -> Tensor:
         return torch.stack([piece.parameter.float().abs().sum() for piece in group.pieces]).sum()
     norms = torch.stack([torch.linalg.vector_norm(_by_unit(group, piece), dim=0) for piece in group.pieces])
     numbers = sum(piece.parameter.numel() for piece in group.pieces) / group.shape.numel()
-    return numbers**0.5 * torch.linalg.vector_norm(norms, dim=0).sum()
+    total: Tensor = numbers**0.5 * torch.linalg.vector_norm(norms, dim=0).sum()
+    return total
 
 
 def _by_unit(group: Group, piece: Piece) -> Tensor:

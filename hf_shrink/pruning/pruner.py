@@ -1,4 +1,4 @@
-"""The only state of pruning: masks and the statistics behind them, outside the model, so that its checkpoints keep their names."""
+"""The only state of pruning: masks and the statistics behind them, outside the model, whose checkpoints keep their names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,8 +14,8 @@ from hf_shrink.pruning.patterns import keep_n_of_m
 from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.scores import scores_of, watched_of
 from hf_shrink.pruning.statistics import Recorder
-from hf_shrink.pruning.sums import GIVEN
 from hf_shrink.pruning.structures import groups_of
+from hf_shrink.pruning.sums import GIVEN
 from hf_shrink.pruning.window import window_of
 
 
@@ -85,7 +85,7 @@ class Pruner:
 
     @torch.no_grad()
     def apply(self, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Set every removed weight to zero, and its moments in ``optimizer``. A NaN stays a NaN: hiding it would hide its cause."""
+        """Set every removed weight to zero, and its moments in ``optimizer``. A NaN stays one, or its cause is hidden."""
         for group in self._groups:
             for piece in group.pieces:
                 spread = piece.spread(self._mask(group))
@@ -120,7 +120,7 @@ class Pruner:
         return all(step >= self._windows[group.entry].settled(group.sparsity) for group in self._groups)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The masks, one bit an entry: uint8 tensors on the CPU by name. The rest is the recorder's, or follows from the step."""
+        """The masks, one bit an entry: uint8 tensors on the CPU by name. All else is the recorder's or the step's."""
         return {name: pack(mask) for name, mask in self._masks.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -30,7 +30,7 @@ def reconstruct(
 
     Each is refitted to the output of the same projection in ``dense``, from the inputs that it gets in ``model``, where all
     before it are pruned and refitted: errors do not add up. ``W = Y'X (X'X + damping)^-1`` over the features that stay (and a
-    constant one, where there is a bias); what reads a removed unit becomes zero (arXiv:2204.09656, section 4.3, in closed form).
+    constant one, where there is a bias); what reads a removed unit becomes zero (arXiv:2204.09656, section 4.3, solved).
 
     Args:
         dense: as before pruning.

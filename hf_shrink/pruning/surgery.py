@@ -116,7 +116,7 @@ def _cut_units(units: Units, mask: Tensor) -> None:
 
 
 def cut(piece: Piece, mask: Tensor) -> None:
-    """Give the module of ``piece`` a new, smaller parameter without the units that ``mask`` removes, and say so in its sizes."""
+    """Give the module of ``piece`` a new parameter without the units that ``mask`` removes, and say so in its sizes."""
     module, before = piece.module, piece.parameter
     keep = piece.flat(mask).nonzero().flatten().to(before.device)
     values = before.detach().index_select(piece.dim, keep)
