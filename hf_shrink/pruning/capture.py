@@ -1,0 +1,138 @@
+"""How the layers of a model are called: taken down in one forward pass, so that each can be run again alone."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_shrink.errors import MismatchError, RecipeError
+
+
+@dataclass
+class Call:
+    """How the layers of one stack are called for one batch.
+
+    Attributes:
+        hidden: what goes into the next layer.
+        rest: by layer name the other arguments, by position and by name.
+        mask: which positions count, ``[rows, positions]``; None: all.
+        encoded: the same for what comes from an encoder.
+    """
+
+    hidden: Tensor
+    rest: dict[str, tuple[tuple[Any, ...], dict[str, Any]]]
+    mask: Tensor | None
+    encoded: Tensor | None
+
+    def run(self, name: str, layer: nn.Module) -> Tensor:
+        """The hidden states that ``layer`` puts out."""
+        args, kwargs = self.rest[name]
+        output = layer(self.hidden, *args, **kwargs)
+        found: Tensor = output[0] if isinstance(output, tuple) else output
+        return found
+
+    def mask_for(self, name: str, features: Tensor) -> Tensor | None:
+        """Which positions of ``features``, an input inside the layer ``name``, count."""
+        args, kwargs = self.rest[name]
+        others = (value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim() == 3)
+        if any(value.data_ptr() == features.data_ptr() and value.shape == features.shape for value in others):
+            return self.encoded  # cross-attention reads what the encoder gave
+        return self.mask
+
+
+class Stop(Exception):
+    """Ends a forward pass when all that is needed has been seen."""
+
+
+def capture(model: Any, layers: Mapping[str, nn.Module], batches: Sequence[Mapping[str, Any]]) -> list[Call]:
+    """How each of ``layers``, a stack, is called for each batch. Only the first one runs: the others are told what it put out.
+
+    Raises:
+        RecipeError: a layer is never called, or the batches hold nothing but padding.
+        MismatchError: a layer runs twice in one pass, or a mask cannot tell padding.
+    """
+    decoder = _encoder_modules(model).isdisjoint(id(layer) for layer in layers.values()) and model.config.is_encoder_decoder
+    calls = []
+    for batch in batches:
+        inputs = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+        mask = _mask(inputs, "attention_mask")
+        own = _decoder_mask(inputs) if decoder else mask
+        with _recording(layers) as recorded, suppress(Stop):
+            model(**inputs)
+        if absent := [name for name in layers if name not in recorded]:
+            raise RecipeError(f"{absent[0]}: the calibration never reaches it; put it in exclude_modules.")
+        first = next(iter(layers))
+        calls.append(
+            Call(recorded[first][0], {name: (args, kwargs) for name, (_, args, kwargs) in recorded.items()}, own, mask)
+        )
+    if all(call.mask is not None and not bool(call.mask.any()) for call in calls):
+        raise RecipeError("calibration: nothing but padding in the attention_mask of every batch; pass some text.")
+    return calls
+
+
+@contextmanager
+def _recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, tuple[Any, ...], dict[str, Any]]]]:
+    """Hidden states, other arguments by position and by name, for each layer that a forward pass calls; stops at the last."""
+    recorded: dict[str, tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = {}
+    names = list(layers)
+    output: list[Any] = []
+
+    def stand_in(name: str, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def record(*args: Any, **kwargs: Any) -> Any:
+            hidden, rest = (args[0], args[1:]) if args else (kwargs.pop("hidden_states"), ())
+            if name in recorded:
+                raise MismatchError(f"{name}: runs twice in one pass; layer by layer is for layers that run once.")
+            recorded[name] = (hidden if name == names[0] else hidden[:0], rest, kwargs)
+            if name == names[-1]:
+                raise Stop
+            if name == names[0]:
+                output.append(forward(hidden, *rest, **kwargs))
+            return output[0]
+
+        return record
+
+    before = {name: vars(layer).get("forward") for name, layer in layers.items()}
+    for name, layer in layers.items():
+        layer.forward = stand_in(name, layer.forward)
+    try:
+        yield recorded
+    finally:
+        for name, layer in layers.items():
+            del layer.forward
+            if (wrapped := before[name]) is not None:
+                layer.forward = wrapped
+
+
+def _mask(inputs: Mapping[str, Any], key: str) -> Tensor | None:
+    mask = inputs.get(key)
+    if mask is None:
+        return None
+    if mask.dim() != 2:
+        raise MismatchError(f"{key} {list(mask.shape)}: cannot tell padding; pass one number a position, [rows, positions].")
+    return None if bool(mask.all()) else mask.bool()
+
+
+def _decoder_mask(inputs: Mapping[str, Any]) -> Tensor | None:
+    labels = inputs.get("labels")
+    if inputs.get("decoder_attention_mask") is None and labels is not None and labels.dim() == 2:
+        return None if bool((labels != -100).all()) else labels != -100  # it reads the labels, one position to the right
+    return _mask(inputs, "decoder_attention_mask")
+
+
+def _encoder_modules(model: Any) -> set[int]:
+    return {id(module) for module in model.get_encoder().modules()} if model.config.is_encoder_decoder else set()
+
+
+@contextmanager
+def without_cache(model: Any) -> Iterator[None]:
+    """No key-value cache: layers that run twice would append to it twice."""
+    before = getattr(model.config, "use_cache", None)
+    if before is not None:
+        model.config.use_cache = False
+    try:
+        yield
+    finally:
+        if before is not None:
+            model.config.use_cache = before

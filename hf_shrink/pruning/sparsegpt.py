@@ -1,0 +1,127 @@
+"""Second-order pruning of one weight: what is removed is made up for by the weights that stay."""
+
+import torch
+from torch import Tensor
+
+from hf_shrink.errors import NonFiniteError
+from hf_shrink.pruning.masks import keep_top, removed_count
+from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m
+
+DAMPING = 0.01
+"""Added to the diagonal of the Hessian, as a fraction of its mean: calibration data need not span every direction."""
+
+BLOCK = 128
+"""Inputs whose mask is chosen at once, after all the inputs before them have been made up for."""
+
+_CHUNK = 32  # inputs whose updates reach the rest of the block in one product
+
+
+def sparsegpt(
+    weight: Tensor,
+    hessian: Tensor,
+    *,
+    sparsity: float | None = None,
+    pattern: tuple[int, int] | None = None,
+    block: int = BLOCK,
+    damping: float = DAMPING,
+    name: str = "weight",
+) -> tuple[Tensor, Tensor]:
+    """Prune ``weight`` so that its output on the inputs behind ``hessian`` changes little (arXiv:2301.00774, algorithm 1).
+
+    Inputs are taken from first to last. A weight costs ``w^2 / d^2``, with ``d`` its diagonal entry of the upper Cholesky
+    factor of the inverse Hessian; removing it changes the weights of the inputs after it in the same row by ``-w / d`` times
+    the factor's row: the optimal brain surgeon's update when everything before is fixed.
+
+    Args:
+        weight: finite, ``[out, in]``; is not changed.
+        hessian: ``X'X`` of the inputs ``X`` ``[tokens, in]``, times any factor; float32 ``[in, in]``; is not changed.
+        sparsity: fraction removed of every block of inputs, exactly as far as whole numbers go, and of the whole weight.
+        pattern: instead of ``sparsity``: ``(n, m)``, n of every m neighbouring inputs stay.
+        block: inputs in a block, rounded down to a multiple of m.
+        damping: see ``DAMPING``.
+        name: whose weight it is, for errors.
+
+    Returns:
+        The new weight, float32 ``[out, in]``, and its mask (True = keep).
+
+    Raises:
+        RecipeError: m does not divide ``in``.
+        NonFiniteError: the Hessian is no matrix of products of finite inputs.
+    """
+    return prune_by_factor(
+        weight, inverse_factor(hessian.clone(), damping, name), sparsity=sparsity, pattern=pattern, block=block, name=name
+    )
+
+
+def inverse_factor(hessian: Tensor, damping: float, name: str) -> Tensor:
+    """Upper triangular ``U`` with ``U'U`` the inverse of the damped ``hessian``, which is overwritten.
+
+    With the order of the inputs reversed the Hessian is ``L L'``, and ``U`` is the inverse of ``L`` in the first order: one
+    factorisation and no product of ill-conditioned matrices. Inputs that are always zero keep the damping alone, so their
+    weights cost next to nothing; where all are zero nothing is known and the identity stands in.
+    """
+    mean = float(hessian.diagonal().mean())
+    hessian.diagonal().add_(damping * mean if mean > 0 else 1.0)
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if failed:
+        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1).double())
+    if failed or not bool(torch.isfinite(lower).all()):
+        raise NonFiniteError(
+            f"{name}: the Hessian of its inputs has no inverse, even damped by {damping:g} of its mean diagonal {mean:.3g}. "
+            "Look at the calibration data, or raise the damping."
+        )
+    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return inverse.flip(0, 1).float()
+
+
+def prune_by_factor(
+    weight: Tensor,
+    factor: Tensor,
+    *,
+    sparsity: float | None = None,
+    pattern: tuple[int, int] | None = None,
+    block: int = BLOCK,
+    name: str = "weight",
+) -> tuple[Tensor, Tensor]:
+    """``sparsegpt`` with the ``inverse_factor`` at hand, which weights that read the same inputs share."""
+    assert (sparsity is None) != (pattern is None), "one of the two says how much goes"
+    rows, size = weight.shape
+    group = 1
+    if pattern is not None:
+        check_n_of_m((rows, size), *pattern, name=name)
+        group = pattern[1]
+    block = max(block // group, 1) * group
+    columns = weight.detach().float().T.contiguous()  # one input is one contiguous row
+    if columns.data_ptr() == weight.data_ptr():
+        columns = columns.clone()
+    mask = torch.ones((size, rows), dtype=torch.bool, device=weight.device)
+    for start in range(0, size, block):
+        end = min(start + block, size)
+        own = factor[start:end, start:end]
+        if sparsity is not None:
+            removed = removed_count(sparsity, rows * end) - removed_count(sparsity, rows * start)
+            scores = (columns[start:end] / own.diagonal()[:, None]).square().T
+            mask[start:end] = keep_top(scores, removed).T
+        errors = _prune_block(columns[start:end], mask[start:end], own, pattern)
+        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
+    return columns.T.contiguous(), mask.T.contiguous()
+
+
+def _prune_block(columns: Tensor, mask: Tensor, factor: Tensor, pattern: tuple[int, int] | None) -> Tensor:
+    """Prune ``columns`` ``[block, out]`` in place, and fill ``mask`` where a pattern decides; what is left for later inputs."""
+    n, m = pattern or (0, 1)
+    size, chunk = len(columns), max(_CHUNK // m, 1) * m
+    scale = factor.diagonal().tolist()
+    errors = torch.zeros_like(columns)
+    for start in range(0, size, chunk):
+        end = min(start + chunk, size)
+        for i in range(start, end):
+            if pattern is not None and i % m == 0:
+                scores = (columns[i : i + m] / factor.diagonal()[i : i + m, None]).square().T
+                mask[i : i + m] = keep_n_of_m(scores, n, m).T
+            torch.div(columns[i].masked_fill(mask[i], 0.0), scale[i], out=errors[i])
+            columns[i].masked_fill_(~mask[i], 0.0)
+            columns[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i], alpha=-1)
+        columns[end:].addmm_(factor[start:end, end:].T, errors[start:end], alpha=-1)
+    return errors
