@@ -59,7 +59,7 @@ def test_layers_that_cannot_be_meant_are_refused_with_the_valid_range(layers, sa
 
 def rebuilt(model, kept):
     """The second implementation: a fresh model of the smaller config, filled from a renamed state dict."""
-    family = family_of(model, "test")
+    family = family_of(model, "test").stacks[0]
     config = copy.deepcopy(model.config)
     setattr(config, family.num_layers, len(kept))
     fresh = type(model)(config)
