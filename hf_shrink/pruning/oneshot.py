@@ -10,6 +10,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.calibrate import calibrate
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.criteria import as_criterion
+from hf_shrink.pruning.cuts import cut_at_once, reads_data
 from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.reconstruct import reconstruct
@@ -41,10 +42,12 @@ def prune(
     """
     configs = as_tuple(config)
     batches = None if calibration is None else [dict(batch) for batch in calibration]
-    groups = groups_of(model, configs, fractions)  # every refusal comes before anything is computed
     _check(configs, batches)
-    together = [entry for entry in configs if not _is_layerwise(entry)]
-    small = _at_once(model, together, batches, fractions) if together else copy.deepcopy(model)
+    groups_of(model, configs, fractions)  # every refusal comes before anything is computed
+    cut = cut_at_once(model, configs, batches)
+    groups = groups_of(cut, configs, fractions)
+    together = [entry for entry in configs if not _is_layerwise(entry) and not entry.is_cut_at_once]
+    small = _masked(cut, together, batches, fractions) if together else copy.deepcopy(cut)
     later = {
         g.name: LayerTarget(g.config.criterion, g.config.sparsity, g.config.pattern) for g in groups if _is_layerwise(g.config)
     }
@@ -54,7 +57,7 @@ def prune(
     return small
 
 
-def _at_once(
+def _masked(
     model: PreTrainedModel,
     configs: Sequence[PruningConfig],
     batches: Sequence[Mapping[str, Tensor]] | None,
@@ -86,8 +89,8 @@ def _check(configs: Sequence[PruningConfig], batches: Sequence[Mapping[str, Tens
     for index, entry in enumerate(configs):
         if ignored := sorted(entry.model_fields_set & _WHEN):
             raise RecipeError(f"pruning.{index}: {', '.join(ignored)} would be ignored without training; remove it.")
-        if entry.is_cut_at_once:
-            raise RecipeError(f"pruning.{index}.structure: {entry.structure} is not a matter of masks. Use a recipe.")
+        if entry.structure == "vocabulary":
+            raise RecipeError(f"pruning.{index}.structure: vocabulary cuts the tokenizer as well; a recipe does both.")
     needing = [f"criterion {entry.criterion}" for entry in configs if _needs_data(entry)]
     needing += ["reconstruct" for entry in configs if entry.reconstruct]
     if batches is None and needing:
@@ -100,4 +103,6 @@ def _check(configs: Sequence[PruningConfig], batches: Sequence[Mapping[str, Tens
 
 
 def _needs_data(config: PruningConfig) -> bool:
+    if config.is_cut_at_once:
+        return reads_data(config)
     return _is_layerwise(config) or as_criterion(config.criterion).needs_data

@@ -32,7 +32,7 @@ def scores_of(group: Group, stats: Mapping[str, Stats]) -> Tensor:
         (piece,) = group.weights
         return _blocks(_entries(criterion, group, piece, stats), piece.block)
     if criterion.unit is not None:
-        return criterion.unit(stats[group.name])
+        return criterion.unit(stats.get(group.name, {}))
     total = torch.zeros(group.shape, dtype=torch.float64, device=group.weights[0].parameter.device)
     for piece in group.weights:
         scores = _entries(criterion, group, piece, stats).double()
