@@ -106,6 +106,11 @@ def whole_groups(model: Any, configs: Sequence[PruningConfig]) -> tuple[Group, .
     return groups_of(model, [c if c.is_cut_at_once or c.pattern else c.model_copy(update=open_ended) for c in configs])
 
 
+def reads_data(groups: Sequence[Group]) -> bool:
+    """Whether a criterion of these masks needs calibration."""
+    return _recorder(groups).wants_data
+
+
 def parameters_each(group: Group) -> int:
     """Parameters that one entry of the mask stands for: all weights and biases of a unit, the weights of a block."""
     if group.weights[0].axis == "entry":
@@ -135,11 +140,15 @@ def without(group: Group, mask: Tensor) -> Iterator[None]:
                 piece.parameter.copy_(before[piece.name])
 
 
+def _recorder(groups: Sequence[Group]) -> Recorder:
+    return Recorder([item for group in groups for item in watched_of(group)])
+
+
 def _scores(
     model: PreTrainedModel, groups: Sequence[Group], calibration: Iterable[Mapping[str, Tensor]] | None
 ) -> dict[str, Tensor]:
     """What the criteria say of the whole model."""
-    recorder = Recorder([item for group in groups for item in watched_of(group)])
+    recorder = _recorder(groups)
     batches = None if calibration is None else [dict(batch) for batch in calibration]
     if recorder.wants_data != bool(batches):
         names = ", ".join(sorted({str(group.config.criterion) for group in groups}))

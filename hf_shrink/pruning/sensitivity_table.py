@@ -1,8 +1,8 @@
 """What a measurement of sensitivity gives: one point a mask and fraction, as JSON, as Markdown and for the terminal."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,14 @@ class Sensitivity:
             name: sum(p.fraction * p.loss for p in points) / sum(p.fraction**2 for p in points)
             for name, points in self.by_group().items()
         }
+
+    def noting(self, *notes: str) -> Self:
+        """The same result with more notes."""
+        return replace(self, notes=(*self.notes, *notes))
+
+    def timed(self, setting: str) -> Self:
+        """The same result with how its latency was measured."""
+        return replace(self, latency_setting=setting)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""

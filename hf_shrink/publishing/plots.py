@@ -109,4 +109,4 @@ def _draw(axes: "Axes", title: str, lines: Sequence[tuple[str, Sequence[Point]]]
     axes.set_ylabel(f"{result.words.name} lost" + (f" ({result.words.unit})" if result.words.unit else ""))
     axes.set_xlim(0, 100)
     axes.grid(color=INK, alpha=0.25, linewidth=0.6)
-    axes.legend(fontsize=8, ncols=1 + (len(lines) - 1) // 8)
+    axes.legend(fontsize=8, handlelength=3, ncols=1 + (len(lines) - 1) // 8)

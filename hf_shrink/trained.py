@@ -1,0 +1,77 @@
+"""The model that a recipe's student starts from, as far as it has been trained already; nothing is trained or written here."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
+from hf_shrink.models.load import load_classifier
+from hf_shrink.models.student import drop_layers
+from hf_shrink.recipe import Recipe
+from hf_shrink.workspace import MANIFEST, STAGES
+
+_LATER = {"version", "output_dir", "measurement", "publishing", "quantization"}
+"""Sections that no trained student depends on."""
+_TEACHER = {"task", "data", "seed", "teacher"}
+"""Sections that the trained teacher depends on."""
+
+
+def trained_start(
+    recipe: Recipe, reference: str, revision: str | None, label_names: Sequence[str]
+) -> tuple[PreTrainedModel, str]:
+    """A model whose quality means something, and where it comes from: ``student``, ``teacher`` or ``reference``.
+
+    The finished student of the recipe's run, where nothing is pruned from it; else what the student would start from: the
+    run's finished teacher, or ``reference``; of those with the recipe's layers.
+
+    Args:
+        recipe: its ``output_dir`` is looked into.
+        reference: of the weights that the student starts from, where the run has trained none.
+        revision: of them.
+        label_names: classes of the data.
+
+    Raises:
+        MismatchError: no head for these classes has been trained yet.
+        RecipeError: the teacher in the folder was trained by another recipe. IntegrityError: the manifest cannot be read.
+    """
+    folder = Path(recipe.output_dir)
+    stages, before = _recorded(folder)
+    changed = set() if before is None else {key.split(".")[0] for key in before.changed_keys(recipe)}
+    if before is not None and "student" in stages and not (recipe.pruning or before.pruning or changed - _LATER):
+        return load_classifier(str(folder / STAGES / "student"), label_names=label_names, new_head=False), "student"
+    came_from = reference
+    if recipe.student.start == "teacher" and recipe.teacher is not None and recipe.teacher.training and "teacher" in stages:
+        if other := sorted(changed & _TEACHER):
+            raise RecipeError(
+                f"output_dir {folder.name!r}: its teacher was trained by another recipe ({', '.join(other)} differs).\n"
+                "Choose another output_dir, or take the change back."
+            )
+        reference, revision, came_from = str(folder / STAGES / "teacher"), None, "teacher"
+    try:
+        model = load_classifier(reference, label_names=label_names, revision=revision, new_head=False)
+    except MismatchError as error:
+        raise MismatchError(
+            f"{str(error).splitlines()[0]}\n"
+            "Its quality on this data would be chance, and so would every loss. Run the recipe first: what it trains in "
+            "output_dir is taken."
+        ) from error
+    return (model if recipe.student.layers is None else drop_layers(model, recipe.student.layers)), came_from
+
+
+def _recorded(folder: Path) -> tuple[set[str], Recipe | None]:
+    """The finished stages of a run, and its recipe; nothing where there is no run."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        return set(), None
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate_json(json.dumps(manifest["recipe"]))
+        done = {stage for stage in manifest["stages"] if (folder / STAGES / stage / "config.json").is_file()}
+    except (ValueError, KeyError, TypeError):
+        raise IntegrityError(
+            f"{folder.name}/{MANIFEST}: no manifest of this version. Run the recipe again with --overwrite, or name another "
+            "output_dir."
+        ) from None
+    return done, recipe
