@@ -43,8 +43,11 @@ class ShrinkQuantizer(HfQuantizer):
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from hf_shrink.loading.conversions import drop_quantizer_conversions
+        from hf_shrink.loading.remote_code import forget
         from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
 
+        if not hasattr(type(model), "_auto_class") or type(model)._auto_class is None:
+            forget(model.config)
         if self.inner is not None:
             self.inner._process_model_after_weight_loading(model, **kwargs)
             disable_cpu_repacking(model)

@@ -44,7 +44,7 @@ def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -
     Raises:
         IntegrityError: missing, unexpected or mismatched keys (up to ten are named), weights that differ, or logits that do.
     """
-    again = _reload(folder, model)
+    again = load_strictly(folder, type(model), model.device)
     num_tensors = _compare_weights(folder.name, model, again)
     disable_cpu_repacking(model)
     disable_cpu_repacking(again)
@@ -60,13 +60,18 @@ def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -
     return Reload(difference, num_tensors)
 
 
-def _reload(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
-    loader: Any = type(model)  # with output_loading_info it returns a pair, which its type hint does not say
+def load_strictly(folder: Path, kind: type[PreTrainedModel], device: torch.device) -> PreTrainedModel:
+    """The model in ``folder`` as ``kind``, in the precision it is stored in, with every weight from the files.
+
+    Raises:
+        IntegrityError: missing, unexpected or mismatched keys (up to ten are named), or files that cannot be read.
+    """
+    loader: Any = kind  # with output_loading_info it returns a pair, which its type hint does not say
     try:
         with quiet_loading():
-            again, info = loader.from_pretrained(
+            model, info = loader.from_pretrained(
                 folder,
-                device_map={"": model.device},
+                device_map={"": device},
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
@@ -84,10 +89,10 @@ def _reload(folder: Path, model: PreTrainedModel) -> PreTrainedModel:
     }
     keys = [key for group in wrong.values() for key in group]
     if keys:
-        counts = ", ".join(f"{len(group)} {kind}" for kind, group in wrong.items())
+        counts = ", ".join(f"{len(group)} {what}" for what, group in wrong.items())
         raise IntegrityError(f"{folder.name}: weights do not fit the saved config: {counts}.\n{few(keys, 10)}")
-    assert isinstance(again, PreTrainedModel)
-    return again
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 def _compare_weights(where: str, model: PreTrainedModel, again: PreTrainedModel) -> int:
