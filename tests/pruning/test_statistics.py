@@ -191,6 +191,19 @@ def test_flat_inputs_and_positional_masks_are_understood_and_models_without_a_ma
         torch.testing.assert_close(recorder.stats("head")["input_norm"], pooled[0].norm(dim=0))
 
 
+def test_gates_do_not_see_padding_even_where_the_loss_does():
+    """A head that averages over all positions sends gradients into the padding."""
+    model, inputs, mask = Flat(), torch.randn(4, 5, 6), torch.ones(4, 5)
+    mask[1:, 3:] = 0
+    recorder = Recorder([Watched("head", model.head, PRODUCTS, (1, 3, 1))])
+    model.forward = lambda inputs, attention_mask: model.head(model.inner(inputs)).sum()
+    with recorder.watching(model):
+        model(inputs, attention_mask=mask).backward()
+        recorder.observe_gradients()
+    read, pull = model.inner(inputs).detach() * mask.unsqueeze(-1), model.head.weight.detach().sum(0)
+    torch.testing.assert_close(recorder.stats("head")["unit_taylor"], 4 * (read * pull).sum(1).abs().mean(0))
+
+
 @pytest.mark.parametrize("shape", [(4, 1, 5, 5), (4, 7)])
 def test_a_mask_that_does_not_say_which_positions_are_padding_is_refused(shape):
     model = Flat()
