@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.families import family_of, named_layers, stacks_of
+from hf_shrink.pruning.activations import wanda
 from hf_shrink.pruning.calibrate import evaluating
 from hf_shrink.pruning.capture import Call, Stop, capture, without_cache
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m, keep_top_of_rows
@@ -118,7 +119,7 @@ def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Tensor) -> tu
     """The new weight and its mask; ``found`` is the factor of the inverse Hessian, or the norm of each input."""
     if target.criterion == "sparsegpt":
         return prune_by_factor(weight, found, sparsity=target.sparsity, pattern=target.pattern, name=name)
-    scores = weight.abs() * found
+    scores = wanda(weight, {"input_norm": found})
     if target.pattern is not None:
         mask = keep_n_of_m(scores, *target.pattern, name=name)
     else:

@@ -13,6 +13,7 @@ DAMPING = 0.01
 BLOCK = 128
 """Inputs whose mask is chosen at once, after all the inputs before them have been made up for."""
 
+_DEAD = 1e-12  # of the mean diagonal, for inputs that are always zero
 _CHUNK = 32  # inputs whose updates reach the rest of the block in one product
 
 
@@ -57,11 +58,14 @@ def inverse_factor(hessian: Tensor, damping: float, name: str) -> Tensor:
     """Upper triangular ``U`` with ``U'U`` the inverse of the damped ``hessian``, which is overwritten.
 
     With the order of the inputs reversed the Hessian is ``L L'``, and ``U`` is the inverse of ``L`` in the first order: one
-    factorisation and no product of ill-conditioned matrices. Inputs that are always zero keep the damping alone, so their
-    weights cost next to nothing; where all are zero nothing is known and the identity stands in.
+    factorisation and no product of ill-conditioned matrices. Weights of inputs that are always zero cost next to nothing, so
+    they go first; where all are zero nothing is known and the identity stands in.
     """
-    mean = float(hessian.diagonal().mean())
-    hessian.diagonal().add_(damping * mean if mean > 0 else 1.0)
+    diagonal = hessian.diagonal()
+    mean = float(diagonal.mean())
+    dead = diagonal == 0
+    diagonal.add_(damping * mean)
+    diagonal[dead] = _DEAD * mean if mean > 0 else 1.0
     lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
     if failed:
         lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1).double())

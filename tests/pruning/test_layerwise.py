@@ -1,0 +1,276 @@
+"""Layer by layer: the same as a second implementation, each layer on what the pruned ones put out, one layer's memory."""
+
+import gc
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.families import family_of, layers_of, named_layers
+from hf_shrink.pruning import layerwise
+from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
+from hf_shrink.pruning.patterns import keep_n_of_m, keep_top_of_rows
+from hf_shrink.pruning.sparsegpt import sparsegpt
+from hf_shrink.targets import oriented, projections
+from tests.tiny import FAMILIES, VOCABULARY, tiny_causal_lm, tiny_classifier
+
+HALF = {name: LayerTarget(name, sparsity=0.5) for name in ("wanda", "sparsegpt")}
+ENCODERS = {"bert", "roberta", "distilbert"}
+
+
+def tiny(family: str, **config: Any) -> Any:
+    """A classifier of an encoder, a language model of a decoder; weights large enough that layers change what they read."""
+    model = (tiny_causal_lm if family in {"gpt2", "gpt_neox", "llama", "qwen2", "qwen3"} else tiny_classifier)(family, **config)
+    with torch.no_grad():
+        for module in projections(model).values():
+            module.weight.mul_(5)
+    return model
+
+
+def inside(model: Any) -> list[str]:
+    """The names of the projections in the layers."""
+    prefixes = tuple(f"{layer}." for layer in named_layers(model, family_of(model, "test")))
+    return [name for name in projections(model) if name.startswith(prefixes)]
+
+
+def targets(model: Any, target: LayerTarget) -> dict[str, LayerTarget]:
+    return dict.fromkeys(inside(model), target)
+
+
+def batches(count: int = 3, rows: int = 4, tokens: int = 12, padded: int = 0) -> list[dict[str, Tensor]]:
+    """Random tokens; the last ``padded`` positions of the first half of the rows are padding."""
+    generator = torch.Generator().manual_seed(5)
+    found = []
+    for _ in range(count):
+        ids = torch.randint(4, len(VOCABULARY), (rows, tokens), generator=generator)
+        mask = torch.ones_like(ids)
+        if padded:
+            mask[: rows // 2, -padded:] = 0
+        found.append({"input_ids": ids, "attention_mask": mask})
+    return found
+
+
+def inputs_of(model: Any, name: str, data: list[dict[str, Tensor]]) -> Tensor:
+    """What the projection ``name`` reads, float32 ``[positions, in]``, without padding: a pass through the whole model."""
+    seen: list[Tensor] = []
+    masks = iter([batch["attention_mask"].bool() for batch in data])
+    hook = model.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0][next(masks)].float()))
+    with torch.no_grad():
+        for batch in data:
+            model(**batch)
+    hook.remove()
+    return torch.cat(seen)
+
+
+def by_hand(model: Any, target: LayerTarget, data: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The second implementation: whole passes, every layer's inputs taken with the layers before it pruned. In place."""
+    masks: dict[str, Tensor] = {}
+    for layer in named_layers(model, family_of(model, "test")):
+        names = [name for name in inside(model) if name.startswith(f"{layer}.")]
+        read = {name: inputs_of(model, name, data) for name in names}
+        for name in names:
+            weight, x = oriented(model.get_submodule(name)), read[name]
+            if target.criterion == "sparsegpt":
+                found, masks[name] = sparsegpt(weight.float(), x.T @ x, sparsity=target.sparsity, pattern=target.pattern)
+            else:
+                scores = weight.detach().float().abs() * x.norm(dim=0)
+                masks[name] = keep_top_of_rows(scores, 0.5) if target.pattern is None else keep_n_of_m(scores, *target.pattern)
+                found = weight.detach().float() * masks[name]
+            with torch.no_grad():
+                weight.copy_(found)
+    return masks
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "sparsegpt"])
+@pytest.mark.parametrize("pattern", [None, (2, 4)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_it_equals_whole_passes_in_every_family_with_padding(family, pattern, criterion):
+    """A layer called with another's mask, positions or inputs, padding that counts, or inputs from before pruning: all run."""
+    target = LayerTarget(criterion, sparsity=None if pattern else 0.5, pattern=pattern)
+    data = batches(padded=5)
+    model, other = tiny(family), tiny(family)
+    masks, expected = prune_layerwise(model, targets(model, target), data), by_hand(other, target, data)
+    assert masks.keys() == expected.keys() == set(inside(model)) and masks
+    for name, mask in masks.items():
+        same = (mask == expected[name]).float().mean()
+        assert float(same) > 0.98, f"{name}: {float(same)}"  # sums in another order decide near ties
+        weight = oriented(model.get_submodule(name))
+        assert mask.shape == weight.shape and torch.equal(weight == 0, ~mask)
+    logits = [each(**data[0]).logits for each in (model, other)]
+    torch.testing.assert_close(*logits, atol=0.05 * float(logits[1].detach().abs().max()), rtol=0)
+
+
+def test_padding_changes_nothing():
+    """Half of a padded batch is the pad token: its norms would decide what goes."""
+    short = batches(tokens=8)
+    long = [
+        {
+            "input_ids": torch.cat([batch["input_ids"], torch.zeros(4, 6, dtype=torch.long)], dim=1),
+            "attention_mask": torch.cat([batch["attention_mask"], torch.zeros(4, 6, dtype=torch.long)], dim=1),
+        }
+        for batch in short
+    ]
+    models = [tiny("bert"), tiny("bert"), tiny("bert")]
+    unmasked = [{"input_ids": batch["input_ids"]} for batch in long]
+    first, second, wrong = (
+        prune_layerwise(model, targets(model, HALF["wanda"]), data)
+        for model, data in zip(models, (short, long, unmasked), strict=True)
+    )
+    assert all(float((first[name] == second[name]).float().mean()) > 0.99 for name in first)
+    assert any(float((first[name] == wrong[name]).float().mean()) < 0.95 for name in first), "else this could not fail"
+
+
+def test_wanda_in_the_first_layer_is_three_lines():
+    model = tiny("llama")
+    name = "model.layers.0.self_attn.q_proj"
+    weight, x = oriented(model.get_submodule(name)).detach().clone(), inputs_of(model, name, batches())
+    scores = weight.abs() * x.square().sum(dim=0).sqrt()
+    lowest = scores.argsort(dim=1, stable=True)[:, : weight.shape[1] // 2]
+    expected = torch.ones_like(weight, dtype=torch.bool).scatter(1, lowest, False)
+    assert torch.equal(prune_layerwise(model, {name: HALF["wanda"]}, batches())[name], expected)
+
+
+def test_one_layer_s_statistics_are_alive_at_once(monkeypatch):
+    """Hessians of every layer would not fit beside a model of any size."""
+    model = tiny("llama", layers=4)
+    target = targets(model, HALF["sparsegpt"])
+    del target["model.layers.2.self_attn.o_proj"]
+    made, most = [0], [0]
+    add = layerwise._Statistics._add
+
+    def counted(self: Any, name: str, features: Tensor) -> None:
+        add(self, name, features)
+        gc.collect()
+        alive = [each for each in gc.get_objects() if type(each) is layerwise._Statistics]
+        most[0] = max(most[0], len(alive))
+        made[0] = max(made[0], len(self._sums))
+
+    monkeypatch.setattr(layerwise._Statistics, "_add", counted)
+    prune_layerwise(model, target, batches(count=1))
+    assert most == [1]
+    assert made == [4], "query, key and value share one Hessian, so do gate and up; attention output and down have their own"
+
+
+def test_model_comes_back_as_it_was_but_for_the_weights():
+    """A patched forward, a hook or eval mode that stays would change whatever comes next."""
+    model = tiny("gpt2").train()
+    model.transformer.h[0].mlp.dropout.eval()
+    modes = [module.training for module in model.modules()]
+    untouched = {
+        name: value.clone() for name, value in model.state_dict().items() if name.removesuffix(".weight") not in inside(model)
+    }
+    prune_layerwise(model, targets(model, HALF["sparsegpt"]), batches())
+    assert [module.training for module in model.modules()] == modes and True in modes and False in modes
+    assert model.config.use_cache
+    assert not any(module._forward_pre_hooks for module in model.modules()) and not any(
+        "forward" in vars(m) for m in model.modules()
+    )
+    assert untouched and all(torch.equal(model.state_dict()[name], value) for name, value in untouched.items())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+
+
+def test_bfloat16_statistics_are_float32():
+    """Sums in bfloat16 stop growing after a few hundred tokens; every norm would be about the same."""
+    model, exact = tiny("llama").bfloat16(), tiny("llama").bfloat16()
+    data = batches(count=40)
+    masks = prune_layerwise(model, targets(model, HALF["wanda"]), data)
+    name = "model.layers.0.mlp.down_proj"
+    weight, x = oriented(exact.get_submodule(name)).detach().float(), inputs_of(exact, name, data)
+    assert float((masks[name] == keep_top_of_rows(weight.abs() * x.norm(dim=0), 0.5)).float().mean()) > 0.999
+    assert model.get_submodule(name).weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("criterion", ["wanda", "sparsegpt"])
+def test_masks_are_the_same_for_one_and_two_threads(criterion):
+    """A recipe run again on another machine would give another model under the same name."""
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        model = tiny("llama", hidden=128, ffn=256)
+        found.append(prune_layerwise(model, targets(model, HALF[criterion]), batches(rows=16, tokens=32)))
+    same = [float((found[0][name] == found[1][name]).float().mean()) for name in found[0]]
+    assert min(same) > 0.999
+
+
+def test_only_the_targets_are_pruned_and_layers_without_one_are_passed_through():
+    model = tiny("llama", layers=3)
+    name = "model.layers.1.mlp.up_proj"
+    before = {each: oriented(module).detach().clone() for each, module in projections(model).items()}
+    masks = prune_layerwise(model, {name: HALF["sparsegpt"]}, batches())
+    assert masks.keys() == {name}
+    changed = [each for each, module in projections(model).items() if not torch.equal(oriented(module), before[each])]
+    assert changed == [name]
+
+
+def test_criteria_may_differ_inside_a_layer():
+    """Query and key read one tensor: a norm in place of a Hessian must not be shared."""
+    model, other = tiny("llama"), tiny("llama")
+    query, key = (f"model.layers.0.self_attn.{end}" for end in ("q_proj", "k_proj"))
+    mixed = prune_layerwise(model, {query: HALF["wanda"], key: HALF["sparsegpt"]}, batches())
+    assert torch.equal(mixed[query], prune_layerwise(tiny("llama"), {query: HALF["wanda"]}, batches())[query])
+    assert torch.equal(mixed[key], prune_layerwise(other, {key: HALF["sparsegpt"]}, batches())[key])
+
+
+class _Skips(nn.Module):
+    """An attention output that is never asked."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.unused, self.used = nn.Linear(4, 4), module
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.used(*args, **kwargs)
+
+
+def with_unused(model: Any) -> str:
+    layer = layers_of(model, family_of(model, "test"))[1]
+    layer.mlp = _Skips(layer.mlp)
+    return "model.layers.1.mlp.unused"
+
+
+def poisoned(model: Any, name: str) -> Any:
+    with torch.no_grad():
+        model.get_submodule(name).weight[0, 0] = torch.nan
+    return model
+
+
+def test_what_cannot_be_pruned_is_refused_by_name():
+    """A layer left dense in silence makes the card's sparsity a lie."""
+    model = tiny("llama")
+    up = "model.layers.1.mlp.up_proj"
+    cases: list[tuple[type[Exception], str, Mapping[str, LayerTarget], Any, Any]] = [
+        (RecipeError, "calibration: 0 batches", {up: HALF["wanda"]}, model, []),
+        (RecipeError, "lm_head: not a projection in a transformer layer", {"lm_head": HALF["wanda"]}, model, batches()),
+        (RecipeError, "criterion 'magnitude' does not go layer", {up: LayerTarget("magnitude", 0.5)}, model, batches()),
+        (RecipeError, "give one of the two", {up: LayerTarget("wanda")}, model, batches()),
+        (
+            RecipeError,
+            rf"{up} \[64, 32\]: 32 inputs are not a mult",
+            {up: LayerTarget("wanda", None, (2, 5))},
+            model,
+            batches(),
+        ),
+        (RecipeError, "nothing but padding", {up: HALF["wanda"]}, model, [_all_padding(batches()[0])]),
+        (MismatchError, "cannot tell padding", {up: HALF["wanda"]}, model, [_wide_mask(batches()[0])]),
+        (NonFiniteError, rf"{up}\.weight: 1 of 2048 weights", {up: HALF["wanda"]}, poisoned(tiny("llama"), up), batches()),
+    ]
+    for kind, message, wanted, each, data in cases:
+        with pytest.raises(kind, match=message):
+            prune_layerwise(each, wanted, data)
+    broken = poisoned(tiny("llama"), "model.layers.0.mlp.down_proj")
+    with pytest.raises(NonFiniteError, match=f"{up}: .* calibration statistics of its inputs are NaN"):
+        prune_layerwise(broken, {up: HALF["sparsegpt"]}, batches())
+    unused = with_unused(model)
+    with pytest.raises(RecipeError, match=f"{unused}: the calibration never reaches it"):
+        prune_layerwise(model, {unused: HALF["wanda"], "model.layers.1.self_attn.q_proj": HALF["wanda"]}, batches())
+
+
+def _all_padding(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
+
+
+def _wide_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    return batch | {"attention_mask": torch.ones(4, 1, 12, 12, dtype=torch.bool)}

@@ -1,0 +1,138 @@
+"""SparseGPT: less output error than its simpler relatives, and the closed form where there is one."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.pruning.masks import keep_top, removed_count
+from hf_shrink.pruning.patterns import keep_n_of_m, keep_top_of_rows
+from hf_shrink.pruning.sparsegpt import inverse_factor, sparsegpt
+
+
+def correlated(tokens: int, size: int) -> Tensor:
+    """Inputs ``[tokens, size]`` with few directions and unequal scales, as hidden states have."""
+    mix = torch.randn(size // 2, size) * torch.rand(size).exp()
+    return torch.randn(tokens, size // 2) @ mix + 0.3 * torch.randn(tokens, size)
+
+
+def test_factor_times_itself_is_the_inverse_of_the_damped_hessian():
+    """A lower factor, or one of the Hessian itself, prunes without an error and worse than magnitude."""
+    x = correlated(200, 24).double()
+    hessian = (x.T @ x).float()
+    factor = inverse_factor(hessian.clone(), 0.01, "w").double()
+    damped = hessian.double() + 0.01 * hessian.double().diagonal().mean() * torch.eye(24)
+    torch.testing.assert_close(factor.T @ factor @ damped, torch.eye(24, dtype=torch.float64), atol=1e-4, rtol=0)
+    assert torch.equal(factor, factor.triu())
+
+
+def test_two_weights_match_the_optimal_brain_surgeon_worked_out_by_hand():
+    """Removing w1 moves w2 by w1 * h12 / h22, the least squares answer; a wrong sign doubles the error."""
+    hessian = torch.tensor([[2.0, 1.0], [1.0, 4.0]])
+    weight = torch.tensor([[0.1, 3.0]])
+    found, mask = sparsegpt(weight, hessian, sparsity=0.5, damping=0.0)
+    assert mask.tolist() == [[False, True]]
+    torch.testing.assert_close(found, torch.tensor([[0.0, 3.0 + 0.1 * 1.0 / 4.0]]))
+
+
+def test_what_stays_after_the_first_input_is_the_least_squares_fit():
+    """Three weights, the first goes: the other two must be the regression of the old output on them."""
+    x = correlated(50, 4)[:, :3].double()
+    weight = torch.tensor([[1e-3, 2.0, -3.0]])
+    found, mask = sparsegpt(weight, (x.T @ x).float(), sparsity=1 / 3, damping=0.0)
+    assert mask.tolist() == [[False, True, True]]
+    fit = torch.linalg.lstsq(x[:, 1:], x @ weight[0].double()).solution
+    torch.testing.assert_close(found[0, 1:].double(), fit, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.5, 0.7])
+def test_the_output_error_is_below_that_of_magnitude_and_of_wanda(sparsity):
+    """Its whole reason: with the update the wrong way round it loses to both."""
+    x, weight = correlated(400, 64), torch.randn(48, 64)
+    hessian = x.T @ x
+    found, mask = sparsegpt(weight, hessian, sparsity=sparsity, block=16)
+    removed = removed_count(sparsity, weight.numel())
+    assert int((~mask).sum()) == removed
+
+    def error(other: Tensor) -> float:
+        return float(((weight - other) @ x.T).norm())
+
+    wanda = weight * keep_top_of_rows(weight.abs() * x.norm(dim=0), sparsity)
+    magnitude = weight * keep_top(weight.abs(), removed)
+    assert error(found) < 0.9 * error(wanda) < 0.9 * error(magnitude) * 1.1
+    assert error(found) < 0.9 * error(magnitude)
+
+
+def test_two_of_four_has_less_error_than_wanda_with_the_pattern():
+    x, weight = correlated(400, 64), torch.randn(48, 64)
+    found, mask = sparsegpt(weight, x.T @ x, pattern=(2, 4))
+    assert bool((mask.reshape(-1, 4).sum(dim=1) == 2).all())
+    wanda = weight * keep_n_of_m(weight.abs() * x.norm(dim=0), 2, 4)
+    assert float(((weight - found) @ x.T).norm()) < 0.9 * float(((weight - wanda) @ x.T).norm())
+
+
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 16), st.floats(0, 1), st.integers(0, 1000))
+def test_with_uncorrelated_inputs_it_is_magnitude_in_each_block_and_updates_nothing(rows, size, block, sparsity, seed):
+    """Any correction here would be invented."""
+    weight = torch.randn(rows, size, generator=torch.Generator().manual_seed(seed))
+    found, mask = sparsegpt(weight, torch.eye(size), sparsity=sparsity, block=block)
+    gone = 0
+    for start in range(0, size, block):
+        part = weight[:, start : start + block]
+        removed = removed_count(sparsity, rows * (start + part.shape[1])) - gone
+        assert torch.equal(mask[:, start : start + block], keep_top(part.square(), removed))
+        gone += removed
+    assert gone == removed_count(sparsity, weight.numel())
+    assert torch.equal(found, weight * mask)
+
+
+@pytest.mark.parametrize("pattern", [(2, 4), (1, 3), (4, 8)])
+def test_with_uncorrelated_inputs_a_pattern_is_magnitude_in_each_group(pattern):
+    """A block of 128 that cuts a group of three in two would keep another number there."""
+    weight = torch.randn(7, 240)
+    found, mask = sparsegpt(weight, torch.eye(240), pattern=pattern)
+    assert torch.equal(mask, keep_n_of_m(weight.abs(), *pattern))
+    assert torch.equal(found, weight * mask)
+
+
+def test_the_inner_blocks_do_not_change_the_result():
+    """Updates are passed on in chunks: one passed on late or twice shows against the plain algorithm, a weight a time."""
+    x, weight = correlated(500, 96), torch.randn(5, 96)
+    hessian = x.T @ x
+    found, mask = sparsegpt(weight, hessian, sparsity=0.5, block=96)
+    factor = inverse_factor(hessian.clone(), 0.01, "w").double()
+    plain = weight.double()
+    for i in range(96):
+        error = plain[:, i].masked_fill(mask[:, i], 0.0) / factor[i, i]
+        plain = plain - error[:, None] * factor[i]
+    torch.testing.assert_close(found.double(), plain * mask, atol=1e-4, rtol=1e-4)
+
+
+def test_inputs_that_are_always_zero_go_first_and_break_nothing():
+    """A dead neuron makes the Hessian singular; its weights must be the ones that cost nothing."""
+    x = correlated(100, 16)
+    x[:, [3, 7]] = 0
+    weight = torch.randn(6, 16)
+    found, mask = sparsegpt(weight, x.T @ x, sparsity=0.25)
+    assert not bool(mask[:, [3, 7]].any()) and bool(torch.isfinite(found).all())
+    all_dead, mask = sparsegpt(weight, torch.zeros(16, 16), sparsity=0.5)
+    assert torch.equal(all_dead, weight * keep_top(weight.abs(), 48)) and int(mask.sum()) == 48
+
+
+def test_weight_and_hessian_stay_as_they_are():
+    """The caller goes on with both: weights that read the same inputs share one Hessian."""
+    x = correlated(50, 8)
+    hessian, weight = x.T @ x, torch.randn(1, 8)
+    before = hessian.clone(), weight.clone()
+    sparsegpt(weight, hessian, sparsity=0.5)
+    assert torch.equal(hessian, before[0]) and torch.equal(weight, before[1])
+
+
+def test_what_cannot_be_pruned_is_refused():
+    """A Hessian with a NaN would spread it over the whole weight."""
+    with pytest.raises(RecipeError, match=r"q \[2, 6\]: 6 inputs are not a multiple of 4"):
+        sparsegpt(torch.randn(2, 6), torch.eye(6), pattern=(2, 4), name="q")
+    with pytest.raises(NonFiniteError, match="q: the Hessian of its inputs"):
+        sparsegpt(torch.randn(2, 6), torch.full((6, 6), torch.nan), sparsity=0.5, name="q")
