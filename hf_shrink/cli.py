@@ -225,6 +225,50 @@ def prune(
 
 @app.command()
 @reported
+def sensitivity(
+    recipe: RecipeFile,
+    set_: Overrides = [],  # noqa: B006
+    rows: Annotated[int, typer.Option(help="Validation rows that each smaller model is scored on.")] = 256,
+    fraction: Annotated[list[float], typer.Option(help="Fraction of each mask to try; may be repeated.")] = [0.25, 0.5, 0.75],  # noqa: B006
+    latency: Annotated[bool, typer.Option(help="Time the smaller models, too.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="Folder for the curves, as PNG and SVG; needs hf-shrink[plots].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what each layer's heads and neurons are worth: the quality lost when a part of them goes."""
+    parsed = _recipe(recipe, set_)
+    from hf_shrink.sensitivity import measure_sensitivity
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = measure_sensitivity(parsed, rows=rows, fractions=tuple(fraction), latency=latency, plots=plots)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
+def export(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a pruned model.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; new or empty.")],
+    uniform: Annotated[
+        bool, typer.Option("--uniform", help="Pad layers of different shapes, so that plain transformers loads it.")
+    ] = False,
+    remote_code: Annotated[
+        bool, typer.Option("--remote-code", help="Add a file that loads it with trust_remote_code=True.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a pruned model in another form; the source stays as it is."""
+    if uniform == remote_code:
+        raise RecipeError("export: choose one form: --uniform, or --remote-code.")
+    from hf_shrink.loading.export import export_uniform
+    from hf_shrink.shortcut import export_with_code
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result: Any = export_uniform(source, folder) if uniform else export_with_code(source, folder)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
 def init(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the recipe.")] = Path("recipe.yaml"),
 ) -> None:

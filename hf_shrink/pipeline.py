@@ -19,7 +19,8 @@ from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_classifier, load_tokenizer
 from hf_shrink.models.student import drop_layers
 from hf_shrink.plan import Prepared, prepare, start_of
-from hf_shrink.pruning.cuts import cut_at_once
+from hf_shrink.pruning.cuts import cut_at_once, reads_data
+from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
@@ -30,6 +31,7 @@ from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
 from hf_shrink.resume import open_folder
+from hf_shrink.sensitivity import fractions_for
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.space import check_free, checkpoints_kept
@@ -39,7 +41,7 @@ from hf_shrink.workspace import Follower, Workspace
 
 MASKS = "masks/masks.safetensors"  # below the stage's folder: beside the weights it would be counted as weights
 FINAL = "final"
-CALIBRATION_ROWS, CALIBRATION_BATCH = 256, 32
+CALIBRATION_ROWS, CALIBRATION_BATCH = 512, 32
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,13 @@ def _student(job: Job, teacher: Path | None) -> Path:
     def write(fresh: Path) -> dict[str, Any]:
         set_seed(recipe.seed)
         model = _start(job, teacher)
+        fractions = fractions_for(recipe, model, job.tokens, job.prepared.tokenizer)
+        if before := [entry for entry in recipe.effective_pruning() if entry.when == "before"]:
+            calibration = _calibration(job) if any(map(needs_data, before)) else None
+            model = prune(model, before, calibration, fractions)
         freeze(model, recipe.optimization.freeze, "optimization.freeze")
-        return _train(job, model, recipe.training, "student", fresh, teacher=_live_teacher(job, teacher))
+        live = _live_teacher(job, teacher)
+        return _train(job, model, recipe.training, "student", fresh, teacher=live, fractions=fractions)
 
     _together(job.work, "student", write)
     return job.work.stage_folder("student")
@@ -178,7 +185,8 @@ def _start(job: Job, teacher: Path | None) -> PreTrainedModel:
         model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
     if recipe.student.layers is not None:
         model = drop_layers(model, recipe.student.layers)
-    return cut_at_once(model, recipe.effective_pruning(), _calibration(job))
+    entries = recipe.effective_pruning()
+    return cut_at_once(model, entries, _calibration(job) if any(map(reads_data, entries)) else None)
 
 
 def _calibration(job: Job) -> list[dict[str, Tensor]]:
@@ -200,11 +208,20 @@ def _live_teacher(job: Job, folder: Path | None) -> Teacher | None:
 
 
 def _train(
-    job: Job, model: PreTrainedModel, words: dict[str, Any], stage: str, fresh: Path, *, teacher: Teacher | None = None
+    job: Job,
+    model: PreTrainedModel,
+    words: dict[str, Any],
+    stage: str,
+    fresh: Path,
+    *,
+    teacher: Teacher | None = None,
+    fractions: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Train, save the weights and the masks, and say how long it took."""
     scratch, is_student = job.work.scratch(stage), stage == "student"
-    masked = [entry for entry in job.recipe.effective_pruning() if is_student and not entry.is_cut_at_once]
+    entries = job.recipe.effective_pruning() if is_student else ()
+    masked = [entry for entry in entries if entry.follows_training]
+    masked += [entry.held() for entry in entries if entry.when == "before" and not entry.makes_smaller]
     trainer = ShrinkTrainer(
         model,
         training_arguments(words, output_dir=scratch, seed=job.recipe.seed, where=stage),
@@ -215,6 +232,7 @@ def _train(
         teacher=teacher,
         distillation=job.recipe.distillation if is_student else None,
         pruning=masked or None,
+        pruning_fractions=fractions or None,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()

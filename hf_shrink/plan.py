@@ -30,7 +30,7 @@ from hf_shrink.recipe import Recipe
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.vocabulary import tokens_to_keep
-from hf_shrink.words import distillation_words, layers_words, pruning_words, quantization_words
+from hf_shrink.words import before_words, distillation_words, layers_words, pruning_words, quantization_words
 
 ZEROS = ("unstructured", "n_of_m", "block")
 """Structures whose weights stay in the model as zeros."""
@@ -126,11 +126,15 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     student = start if recipe.student.layers is None else drop_layers(start, recipe.student.layers)
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
+    if before := [entry for entry in pruning if entry.when == "before"]:
+        cuts += before_words(before, touched(student, before))
+        student = outline(student, before)
     stages.append(_student(recipe, start, student, steps, cuts))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):
-        does = ["takes the masked units out"] if any(e.is_cut_after and not e.is_cut_at_once for e in pruning) else []
-        student = outline(student, pruning)
+        during = [entry for entry in pruning if entry.follows_training]
+        does = ["takes the masked units out"] if any(entry.is_cut_after for entry in during) else []
+        student = outline(student, during)
         kept_tokens = tokens_to_keep(recipe, splits, tokenizer, student)
         if kept_tokens is not None:
             does.append(f"keeps {len(kept_tokens):,} of {student.config.vocab_size:,} tokens: those of the training texts")
@@ -206,10 +210,10 @@ def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pai
 def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int, cuts: Sequence[str]) -> StagePlan:
     does = [layers_words(recipe, start), *cuts, f"trains for {steps} steps", *distillation_words(recipe.distillation)]
     leaves = _frozen(student, recipe.optimization.freeze, "optimization.freeze")
-    pruning = recipe.effective_pruning()
-    if any(not entry.is_cut_at_once for entry in pruning):
-        prunes = touched(student, pruning, steps)
-        does += [*pruning_words(pruning, prunes, steps)]
+    during = [entry for entry in recipe.effective_pruning() if entry.follows_training]
+    if during:
+        prunes = touched(student, during, steps)
+        does += [*pruning_words(during, prunes, steps)]
         if prunes.zeros:
             does.append(f"sets {prunes.zeros:,} weights to zero, which makes neither the file smaller nor the model faster")
         leaves |= dict.fromkeys(prunes.skipped, "not pruned")

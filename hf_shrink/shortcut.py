@@ -1,5 +1,6 @@
 """``hf-shrink prune`` and ``hf-shrink export``: one step on one model, without a training."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +13,9 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
-from hf_shrink.errors import RecipeError, ResourceError
+from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.loading.oneshot import prune
+from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.inputs import random_inputs
@@ -116,6 +118,36 @@ def write_recipe(recipe: Recipe, entry: PruningConfig, reference: str, path: Pat
             file.write(text)
     except FileExistsError:
         raise RecipeError(f"{path.name}: is there already and stays as it is; name another file.") from None
+
+
+@dataclass(frozen=True)
+class WithCode:
+    """A copy of a folder that loads without hf_shrink where its code may run."""
+
+    folder: str
+    file: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return asdict(self)
+
+    def rich(self) -> str:
+        """One line for the terminal."""
+        return f"wrote {self.folder}; {self.file} in it loads the model with trust_remote_code=True"
+
+
+def export_with_code(source: Path, folder: Path) -> WithCode:
+    """A copy of ``source`` with a file for users who trust remote code; nothing is left where that fails."""
+    check_empty(folder)
+    if not source.is_dir():
+        raise RecipeError(f"{source.name}: not a folder; name one that holds a pruned model.")
+    shutil.copytree(source, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("stages", ".*"))
+    try:
+        file = add_remote_code(folder)
+    except ShrinkError:
+        shutil.rmtree(folder)
+        raise
+    return WithCode(str(folder), file.name)
 
 
 def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTrainedModel) -> Made:

@@ -29,22 +29,31 @@ def distillation_words(config: DistillationConfig | None) -> Iterator[str]:
         yield f"loss: {1 - config.alpha:g} x task + {config.alpha:g} x ({terms})"
 
 
+def before_words(entries: Sequence[PruningConfig], prunes: PruningPlan) -> list[str]:
+    """One sentence an entry that acts at once before training."""
+    found = []
+    for entry, what in _amounts(entries, prunes):
+        refits = ", and refits what reads the rest" if entry.reconstruct or entry.criterion == "sparsegpt" else ""
+        found.append(f"prunes {what} before training{refits}")
+    return found
+
+
 def pruning_words(entries: Sequence[PruningConfig], prunes: PruningPlan, steps: int) -> Iterator[str]:
     """One sentence an entry that has masks: what goes, by which score, when."""
+    for entry, what in _amounts(entries, prunes):
+        schedule = "" if entry.threshold is not None else f"{entry.schedule} "
+        yield f"prunes {what}, {schedule}from step {entry.begin_step} to {steps if entry.end_step is None else entry.end_step}"
+
+
+def _amounts(entries: Sequence[PruningConfig], prunes: PruningPlan) -> Iterator[tuple[PruningConfig, str]]:
     for index, entry in enumerate(entries):
         rows = [row for row in prunes.rows if row.entry == f"pruning.{index}"]
-        if not rows:
-            continue
         kept, before, unit = prunes.totals[f"pruning.{index}"], sum(row.before for row in rows), rows[0].unit
         amount = f"what scores below {entry.threshold:g}" if kept is None else f"keeps {kept:,} of {before:,} {unit}"
         multiple = max(row.multiple for row in rows)
         rounded = f", in multiples of {multiple}" if multiple > 1 else ""
         shared = "" if entry.allocation == "uniform" else f", shared out by {entry.allocation} scores"
-        when = f"from step {entry.begin_step} to {steps if entry.end_step is None else entry.end_step}"
-        schedule = "" if kept is None else f"{entry.schedule} "
-        yield (
-            f"prunes {entry.structure}: {amount} in {len(rows)} places{rounded}{shared}, by {entry.criterion}, {schedule}{when}"
-        )
+        yield entry, f"{entry.structure}: {amount} in {len(rows)} places{rounded}{shared}, by {entry.criterion}"
 
 
 def quantization_words(config: QuantizationConfig, modules: int) -> str:

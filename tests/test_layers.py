@@ -14,7 +14,8 @@ LAYERS = [
     {"recipe", "models", "loading", "training", "publishing"},
     {"words", "answers", "vocabulary", "trained"},
     {"plan"},
-    {"resume", "report", "judging", "inspection", "shortcut", "sensitivity"},
+    {"resume", "report", "judging", "inspection", "shortcut", "trained"},
+    {"sensitivity"},
     {"pipeline"},
     {"cli", "__main__"},
 ]

@@ -15,7 +15,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 def prune(
     model: PreTrainedModel, config: PruningConfig | Sequence[PruningConfig], calibration: Iterable[Any] | None = None
 ) -> PreTrainedModel:
-    """A pruned copy of ``model``, at full sparsity at once: smaller for ffn, with zeros for unstructured.
+    """A pruned copy of ``model``, at full sparsity at once: smaller for whole units, with zeros for single weights.
 
     Layers of different widths are recorded in its config, so that its ``save_pretrained`` makes a folder that loads again
     after ``import hf_shrink``.
@@ -23,7 +23,8 @@ def prune(
     Args:
         model: a float transformers model; stays as it is.
         config: one entry or several that do not overlap, without the words that say when.
-        calibration: batches for criteria that need them.
+        calibration: batches (keyword arguments of the forward pass) for criteria that need them; with ``labels`` where
+            gradients or labels are read. Padding by ``attention_mask`` does not count.
 
     Raises:
         RecipeError: targets that cannot be meant, or something that would be ignored: a schedule, a calibration nobody needs.

@@ -16,6 +16,8 @@ _ENTRIES = ("unstructured", "n_of_m", "block")
 _UNITS = ("heads", "ffn")
 _AT_ONCE = ("layers", "hidden", "vocabulary")
 
+_SCHEDULING = {"schedule", "begin_step", "end_step", "interval", "rounds", "penalty"}
+
 _SPECIAL: dict[str, tuple[str, ...]] = {"sparsegpt": ("unstructured", "n_of_m"), "block_influence": ("layers",)}
 """Criteria that are more than a score of weights, and the structures that they are for."""
 
@@ -29,6 +31,7 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "round_to": ("heads", "ffn", "hidden", "vocabulary"),
     "reconstruct": _UNITS,
     "penalty": (*_ENTRIES, *_UNITS),
+    "when": (*_ENTRIES, *_UNITS),
     "criterion": (*_ENTRIES, *_UNITS, "layers", "hidden"),
     "target_modules": (*_ENTRIES, *_UNITS),
     "exclude_modules": (*_ENTRIES, *_UNITS),
@@ -86,6 +89,11 @@ class PruningConfig(Config):
         "parameters",
         description="allocation: sensitivity: what sparsity is a fraction of; latency is measured on this machine.",
     )
+    when: Literal["during", "before"] = Field(
+        "during",
+        description="during: masks follow the schedule while the student trains. before: at once, by calibration on the first "
+        "training rows; heads and neurons then leave before the first step, and zeros are held.",
+    )
     schedule: str = Field("cubic", description="How sparsity rises from begin_step to end_step.")
     begin_step: int = Field(0, ge=0, description="Optimizer step before which nothing is removed: the warm-up.")
     end_step: int | None = Field(
@@ -103,7 +111,7 @@ class PruningConfig(Config):
         description="ffn, heads, hidden, vocabulary: kept widths are multiples of this; null: 8, or 64 where 4 bits follow.",
     )
     reconstruct: bool = Field(
-        False, description="heads, ffn: refit what reads the rest by least squares on calibration data. Only without training."
+        False, description="heads, ffn: refit what reads the rest by least squares on calibration data. Needs when: before."
     )
     penalty: PenaltyConfig | None = Field(None, description="A sparsity-inducing term of the training loss.")
 
@@ -151,6 +159,10 @@ class PruningConfig(Config):
             raise ValueError(f"schedule {self.schedule!r} would be ignored with threshold, which decides how much; remove it.")
         if "budget" in self.model_fields_set and self.allocation != "sensitivity":
             raise ValueError(f"budget {self.budget} would be ignored with allocation: {self.allocation}; remove it.")
+        if self.when == "before" and (ignored := sorted(self.model_fields_set & _SCHEDULING)):
+            raise ValueError(f"{ignored[0]} would be ignored with when: before; remove it.")
+        if self.when == "before" and self.threshold is not None:
+            raise ValueError("threshold with when: before leaves no sparsity to hold in the training; give sparsity.")
         if "threshold_in" in self.model_fields_set and self.threshold is None:
             raise ValueError("threshold_in would be ignored without threshold; remove it.")
         return self
@@ -202,7 +214,18 @@ class PruningConfig(Config):
     @property
     def is_cut_after(self) -> bool:
         """True for what leaves the model when its training is over."""
-        return self.structure in (*_UNITS, "vocabulary")
+        return self.structure == "vocabulary" or (self.structure in _UNITS and self.when == "during")
+
+    @property
+    def follows_training(self) -> bool:
+        """True for what has masks while a student trains."""
+        return self.structure not in _AT_ONCE and self.when == "during"
+
+    def held(self) -> Self:
+        """An entry that keeps the zeros of ``when: before`` in a training: they score lowest, and as many are asked for."""
+        words = self.model_dump(include={"structure", "sparsity", "pattern", "block", "allocation", "target_modules", "exclude_modules"})
+        given = {key: value for key, value in words.items() if key in self.model_fields_set}
+        return type(self)(**given, criterion="magnitude", schedule="constant")
 
     @property
     def makes_smaller(self) -> bool:

@@ -91,8 +91,7 @@ def _check(configs: Sequence[PruningConfig], batches: Sequence[Mapping[str, Tens
             raise RecipeError(f"pruning.{index}: {', '.join(ignored)} would be ignored without training; remove it.")
         if entry.structure == "vocabulary":
             raise RecipeError(f"pruning.{index}.structure: vocabulary cuts the tokenizer as well; a recipe does both.")
-    needing = [f"criterion {entry.criterion}" for entry in configs if _needs_data(entry)]
-    needing += ["reconstruct" for entry in configs if entry.reconstruct]
+    needing = ["reconstruct" if entry.reconstruct else f"criterion {entry.criterion}" for entry in configs if needs_data(entry)]
     if batches is None and needing:
         raise RecipeError(f"calibration: {needing[0]} needs batches of data; pass calibration=[...].")
     if batches is not None and not batches:
@@ -102,7 +101,8 @@ def _check(configs: Sequence[PruningConfig], batches: Sequence[Mapping[str, Tens
         raise RecipeError(f"calibration would be ignored: criterion {names} needs none; leave it out.")
 
 
-def _needs_data(config: PruningConfig) -> bool:
+def needs_data(config: PruningConfig) -> bool:
+    """Whether ``prune`` needs calibration batches for this entry."""
     if config.is_cut_at_once:
         return reads_data(config)
-    return _is_layerwise(config) or as_criterion(config.criterion).needs_data
+    return config.reconstruct or _is_layerwise(config) or as_criterion(config.criterion).needs_data

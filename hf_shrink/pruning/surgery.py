@@ -76,11 +76,12 @@ def _head_words(config: Any, family: Family, head_dim: int, heads: int, kv_heads
     words = {family.num_heads: heads}
     if family.num_kv_heads is not None:
         words[family.num_kv_heads] = kv_heads
-    if family.head_dim is not None:
-        words[family.head_dim] = head_dim
-    elif heads * head_dim != config.hidden_size:
+    said = None if family.head_dim is None else getattr(config, family.head_dim, None)
+    if (said or config.hidden_size // heads) == head_dim and all(getattr(config, key) == n for key, n in words.items()):
         return {}
-    return {} if all(getattr(config, key, None) == value for key, value in words.items()) else words
+    if family.head_dim is not None:
+        return words | {family.head_dim: head_dim}
+    return words if heads * head_dim == config.hidden_size else {}
 
 
 def _say(model: Any, words: Mapping[str, int]) -> None:

@@ -48,10 +48,14 @@ class PruningTrainer(DurableTrainer):
                     f"pruning.{index}.structure: {entry.structure} is no mask that a training could follow. "
                     "Cut it before (layers, hidden) or after (vocabulary); a recipe does."
                 )
-            if entry.criterion == "sparsegpt":
-                raise RecipeError(f"pruning.{index}.criterion: sparsegpt corrects weights once, without training; use prune().")
-            if entry.reconstruct:
-                raise RecipeError(f"pruning.{index}.reconstruct: would be ignored in training, which refits anyway; remove it.")
+            if entry.when == "before":
+                raise RecipeError(
+                    f"pruning.{index}.when: before is not during: call prune() first, or run a recipe, which does."
+                )
+            if (
+                word := "reconstruct" if entry.reconstruct else "sparsegpt" if entry.criterion == "sparsegpt" else None
+            ) is not None:
+                raise RecipeError(f"pruning.{index}: {word} changes weights once, before training; set when: before.")
             if entry.allocation == "sensitivity" and not fractions:
                 raise RecipeError(f"pruning.{index}.allocation: sensitivity needs pruning_fractions=, one for each mask.")
         if self.pruning and hasattr(self.student, "peft_config"):

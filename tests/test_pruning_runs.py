@@ -1,0 +1,199 @@
+"""Whole runs that prune: what is cut before, during and after training, and what the folder then holds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from hf_shrink import Recipe, run
+from hf_shrink.errors import RecipeError
+from hf_shrink.plan import make_plan
+from tests.project import make_project
+
+TRAINING = "{max_steps: 3, per_device_train_batch_size: 4, use_cpu: true}"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A tiny project as the current folder."""
+    monkeypatch.chdir(make_project(tmp_path / "p", layers=4))
+    return tmp_path / "p"
+
+
+def recipe(pruning: str, *more: str) -> Recipe:
+    text = f"""
+version: 1
+task: text-classification
+output_dir: out
+model: base
+data: {{dataset: data, max_length: 32}}
+teacher: {{model: base, training: {TRAINING}}}
+student: {{start: teacher}}
+distillation: {{alpha: 0.5}}
+training: {TRAINING}
+measurement: {{batch_sizes: [1], length: 8, runs: 3, bootstrap: 100, threads: 1, memory: false}}
+pruning:
+{pruning}
+"""
+    return Recipe.from_text(text, overrides=more)
+
+
+def sizes(plan) -> dict[str, int]:
+    return {stage.name: stage.parameters for stage in plan.stages if stage.parameters is not None}
+
+
+EVERYTHING = """
+  - {structure: layers, sparsity: 0.5, criterion: block_influence}
+  - {structure: heads, sparsity: 0.5, criterion: fisher, when: before, reconstruct: true}
+  - {structure: ffn, sparsity: 0.5, criterion: taylor, begin_step: 1}
+  - {structure: vocabulary, min_count: 1}
+"""
+
+
+def test_the_plan_is_what_a_run_leaves_whatever_is_cut_when(folder: Path):
+    """A plan that promises another size than the folder has is worse than none."""
+    words = recipe(EVERYTHING)
+    plan = make_plan(words)
+    report = run(words).report
+    found = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in report["stages"]}
+    assert {name: found[name]["parameters"] for name in sizes(plan)} == sizes(plan)
+    for stage in plan.stages:
+        if stage.bytes is not None:
+            assert stage.bytes == pytest.approx(found[stage.name]["bytes_on_disk"], rel=0.02)
+    model = AutoModelForSequenceClassification.from_pretrained("out")
+    layer = model.bert.encoder.layer[1]
+    assert len(model.bert.encoder.layer) == 2 and layer.attention.self.num_attention_heads == 2
+    assert layer.intermediate.dense.out_features == 64
+    assert "drops 2 of 4 layers, by block_influence" in json.dumps(report)
+
+
+def test_tokens_that_the_training_texts_lack_leave_model_and_tokenizer(folder: Path):
+    """The words of the training texts and their labels must come out as before; a smaller table alone would shift every id."""
+    words = recipe("  - {structure: vocabulary, min_count: 1, round_to: 1}", "data.train_samples=6")
+    report = run(words).report
+    before, after = (AutoTokenizer.from_pretrained(place) for place in ("out/stages/student", "out"))
+    student, small = (AutoModelForSequenceClassification.from_pretrained(p).eval() for p in ("out/stages/student", "out"))
+    assert len(after) == small.config.vocab_size < student.config.vocab_size == len(before)
+    seen = [
+        text
+        for text in Path("data/train.csv").read_text().splitlines()[1:]
+        if set(text.split(",")[0].split()) <= set(after.vocab)
+    ]
+    assert seen, "some of the training texts must be made of the kept words alone"
+    for text in seen:
+        with torch.no_grad():
+            logits = [m(**t(text.split(",")[0], return_tensors="pt")).logits for m, t in ((student, before), (small, after))]
+        assert torch.equal(*logits)
+    shrunk = next(stage for stage in report["stages"] if stage["name"] == "shrunk")
+    assert {"accuracy", "bytes_on_disk"} <= {m["name"] for m in shrunk["measurements"]}
+
+
+def test_what_is_pruned_before_training_stays_pruned_through_it(folder: Path):
+    """Zeros that grow back make a model that is called sparse and is not."""
+    run(recipe("  - {sparsity: 0.5, criterion: wanda, when: before}"))
+    model = AutoModelForSequenceClassification.from_pretrained("out")
+    weights = [m.weight for m in model.bert.encoder.layer.modules() if isinstance(m, torch.nn.Linear)]
+    assert [int((w == 0).sum()) for w in weights] == [w.numel() // 2 for w in weights]
+
+
+def test_a_budget_spent_by_sensitivity_is_kept_in_all(folder: Path):
+    """Half of all neurons, though not half of each layer's; the loader is told the widths."""
+    run(recipe("  - {structure: ffn, sparsity: 0.5, allocation: sensitivity, end_step: 2}"))
+    import hf_shrink  # noqa: F401 - layers of different widths need it
+
+    model = AutoModelForSequenceClassification.from_pretrained("out")
+    widths = [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer]
+    assert sum(widths) <= 4 * 64 and sum(widths) >= 4 * 64 - 8 and all(width % 8 == 0 for width in widths)
+
+
+def test_widths_for_four_bits_are_multiples_of_their_tiles(folder: Path):
+    """Left at a multiple of 8, four-bit kernels refuse the layers or get them wrong."""
+    words = recipe("  - {structure: ffn, sparsity: 0.4, end_step: 2}", "quantization={bits: 4}")
+    lines = make_plan(words).rich().plain
+    assert "keeps 256 of 512 neurons in 4 places, in multiples of 64" in lines
+    assert words.effective_pruning()[0].round_to == 64 and words.pruning[0].round_to is None
+
+
+@pytest.mark.parametrize(
+    ("pruning", "more", "warns"),
+    [
+        (
+            "  - {sparsity: 0.5}",
+            (),
+            ("nothing in this recipe makes the model faster", "nothing in this recipe makes the file smaller"),
+        ),
+        (
+            "  - {structure: n_of_m, pattern: [2, 4]}",
+            ("quantization={bits: 8}",),
+            ("nothing in this recipe makes the model faster",),
+        ),
+        ("  - {structure: ffn, sparsity: 0.5}", (), ()),
+        ("  - {sparsity: 0.5}", ("student.layers=2",), ()),
+    ],
+)
+def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning, more, warns):
+    """Sparsity that makes nothing smaller or faster is what people complained of most."""
+    found = make_plan(recipe(pruning, *more)).warnings
+    assert len(found) == len(warns) and all(warning.startswith(start) for warning, start in zip(found, warns, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("pruning", "says"),
+    [
+        ("  - {structure: layers, sparsity: 0.9}", "4 of 4 layers"),
+        ("  - {structure: heads, sparsity: 0.9}", "4 of 4 heads; at least 1 must stay"),
+        ("  - {structure: n_of_m, pattern: [2, 5]}", r"has 64 inputs \[64, 64\], which 5 does not divide"),
+        ("  - {structure: vocabulary, sparsity: 0.99}", "at most"),
+        ("  - {structure: ffn, sparsity: 0.5, when: before, end_step: 2}", "end_step would be ignored with when: before"),
+    ],
+)
+def test_what_cannot_be_meant_is_found_before_anything_is_trained(folder: Path, pruning, says):
+    with pytest.raises(RecipeError, match=says):
+        run(recipe(pruning))
+    assert not Path("out/stages").exists()
+
+
+def cli(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "hf_shrink", *words], capture_output=True, text=True, check=False)
+
+
+def test_one_command_prunes_a_model_and_another_makes_it_stock(folder: Path):
+    """A shortcut that writes what nobody can load, or that writes over what is there, is none."""
+    made = cli("prune", "base", "small", "--structure", "heads", "--sparsity", "0.5", "--json")
+    assert made.returncode == 0, made.stderr
+    result = json.loads(made.stdout)
+    assert result["tier"] == "plugin" and result["parameters"][1] < result["parameters"][0] and result["max_difference"] == 0.0
+    assert cli("prune", "base", "small", "--structure", "heads", "--sparsity", "0.5").returncode == 2
+    stock = cli("export", "small", "plain", "--uniform", "--json")
+    assert stock.returncode == 0, stock.stderr
+    with_code = cli("export", "small", "coded", "--remote-code")
+    assert with_code.returncode == 0 and "trust_remote_code" in with_code.stdout, with_code.stderr
+    look = cli("inspect", "small", "--json")
+    assert look.returncode == 0 and json.loads(look.stdout)["parts"]
+
+
+def test_the_shortcut_can_say_the_recipe_that_it_stands_for(folder: Path):
+    Path("recipe.yaml").write_text(recipe("  - {sparsity: 0.5}").to_yaml())
+    words = ["--structure", "ffn", "--sparsity", "0.5", "--criterion", "wanda", "--recipe", "recipe.yaml"]
+    made = cli("prune", "out/stages/teacher", "small", *words, "--save-recipe", "new.yaml")
+    assert made.returncode == 4, "there is no such model yet"
+    assert not Path("new.yaml").exists() and not Path("small").exists()
+    run(recipe("  - {sparsity: 0.5}"))
+    made = cli("prune", "out/stages/teacher", "small", *words, "--save-recipe", "new.yaml")
+    assert made.returncode == 0, made.stderr
+    again = Recipe.from_yaml("new.yaml")
+    assert again.pruning[0].structure == "ffn" and again.pruning[0].criterion == "wanda"
+
+
+def test_sensitivity_prints_a_row_for_each_mask_and_fraction(folder: Path):
+    Path("recipe.yaml").write_text(recipe("  - {structure: ffn, sparsity: 0.5, end_step: 2}").to_yaml())
+    refused = cli("sensitivity", "recipe.yaml", "--json")
+    assert refused.returncode == 3 and "Run the recipe first" in refused.stderr
+    run(recipe("  - {structure: ffn, sparsity: 0.5, end_step: 2}"))
+    found = cli("sensitivity", "recipe.yaml", "--rows", "16", "--fraction", "0.5", "--json")
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)["rows"]) == 4
