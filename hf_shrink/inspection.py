@@ -2,21 +2,28 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 
 from hf_shrink.errors import IntegrityError, MismatchError
-from hf_shrink.families import FAMILIES, Family
+from hf_shrink.families import FAMILIES, Family, Stack
+from hf_shrink.lines import first_line
 from hf_shrink.models.reference import local_folder
 
 _SCALES = (".SCB", ".weight_format", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+_NO_WEIGHTS = {torch.int64, torch.bool}
+"""Positions and masks."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,9 @@ class Part:
     """One transformer layer, the embeddings, or the rest.
 
     Attributes:
+        heads: query heads of each attention block; a decoder that also reads an encoder has two. Empty outside layers and
+            where the family is not known.
+        kv_heads: key-value heads of the same blocks; fewer where queries share them.
         ffn_width: neurons of the feed-forward block; None where there is none or the family is not known.
         parameters: stored numbers of weights and biases; a packed byte holds two 4-bit ones.
         zeros: fraction of those numbers that are zero; None where they are packed.
@@ -32,11 +42,19 @@ class Part:
     """
 
     name: str
+    heads: tuple[int, ...]
+    kv_heads: tuple[int, ...]
     ffn_width: int | None
     parameters: int
     zeros: float | None
     bytes: int
     dtypes: tuple[str, ...]
+
+    @property
+    def heads_text(self) -> str:
+        """``12``, ``9 (3 KV)``, or ``4 + 2`` for two blocks."""
+        pairs = zip(self.heads, self.kv_heads, strict=True)
+        return " + ".join(str(heads) if heads == kv else f"{heads} ({kv} KV)" for heads, kv in pairs)
 
 
 @dataclass(frozen=True)
@@ -55,13 +73,45 @@ class Inspection:
     def rich(self) -> Table:
         """A table for the terminal."""
         stored = f", {self.quantization}" if self.quantization else ""
-        table = Table("part", "FFN width", "parameters", "zeros", "bytes", "dtypes")
+        table = Table("part", "heads", "FFN width", "parameters", "zeros", "bytes", "dtypes")
         table.title = f"{self.model_type}{stored}, loads with {self.loads_with}"
         for part in self.parts:
             zeros = "" if part.zeros is None else f"{100 * part.zeros:.1f}%"
             width = "" if part.ffn_width is None else str(part.ffn_width)
-            table.add_row(part.name, width, f"{part.parameters:,}", zeros, f"{part.bytes:,}", ", ".join(part.dtypes))
+            numbers = (f"{part.parameters:,}", zeros, f"{part.bytes:,}")
+            table.add_row(part.name, part.heads_text, width, *numbers, ", ".join(part.dtypes))
         return table
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One tensor of a file; only what is said about it is kept in memory."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    numel: int
+    zeros: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What the config says, as far as widths go.
+
+    Attributes:
+        config: with every default filled in.
+        record: ``quantization_config``, empty where there is none.
+    """
+
+    family: Family
+    config: PreTrainedConfig
+    record: Mapping[str, Any]
+
+    @property
+    def head_dim(self) -> int:
+        said = self.record.get("head_dim") or getattr(self.config, self.family.head_dim or "", None)
+        return int(said or self.config.hidden_size // getattr(self.config, self.family.num_heads))
 
 
 def inspect_model(reference: str) -> Inspection:
@@ -71,21 +121,20 @@ def inspect_model(reference: str) -> Inspection:
         ResourceError: it is not on this machine. MismatchError: no config or no safetensors. IntegrityError: a damaged file.
     """
     folder = local_folder(reference)
-    config = _config(folder)
-    family = FAMILIES.get(config.get("model_type", ""))
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in _tensors(folder):
-        part, inside = _place(name, family)
-        parts.setdefault(part, {})[inside] = tensor
-    order = sorted(parts, key=lambda part: [int(piece) if piece.isdigit() else piece for piece in re.split(r"(\d+)", part)])
-    quantized = config.get("quantization_config") or {}
+    data = _config(folder)
+    quantized = data.get("quantization_config") or {}
+    model = _model(folder, data, quantized)
+    renamings = [] if model is None else _renamings(model.config)
+    parts: dict[tuple[int, int, int], list[_Stored]] = {}
+    for tensor in _tensors(folder, renamings):
+        parts.setdefault(_place(tensor.name, model), []).append(tensor)
     return Inspection(
-        model_type=str(config.get("model_type", "unknown")),
+        model_type=str(data.get("model_type", "unknown")),
         loads_with="transformers after import hf_shrink"
         if quantized.get("quant_method") == "hf_shrink"
         else "plain transformers",
         quantization=_quantization(quantized),
-        parts=tuple(_part(name, parts[name], family, config) for name in order),
+        parts=tuple(_part(place, parts[place], model) for place in sorted(parts)),
     )
 
 
@@ -98,56 +147,132 @@ def _config(folder: Path) -> dict[str, Any]:
         raise IntegrityError(f"{folder.name}/config.json: not valid JSON, or no JSON object.") from None
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _model(folder: Path, data: Mapping[str, Any], record: Mapping[str, Any]) -> _Model | None:
+    """None where the family is not known."""
+    name = data.get("model_type", "")
+    if name not in FAMILIES:
+        return None
+    plain = {key: value for key, value in data.items() if key != "quantization_config"}
+    try:
+        config = CONFIG_MAPPING[name].from_dict(plain)
+    except (ValueError, TypeError, StrictDataclassError) as error:
+        raise IntegrityError(f"{folder.name}/config.json: {first_line(error)}") from None
+    return _Model(FAMILIES[name], config, record)
+
+
+def _renamings(config: PreTrainedConfig) -> list[WeightRenaming]:
+    """How transformers turns the names in a file into those of modules, where they differ (ViT)."""
+    base: Any = MODEL_MAPPING[type(config)]
+    known = [get_checkpoint_conversion_mapping(key) for key in (config.model_type, base.__name__)]  # type: ignore[no-untyped-call]
+    return [step for steps in known for step in steps or [] if isinstance(step, WeightRenaming)]
+
+
+def _tensors(folder: Path, renamings: Sequence[WeightRenaming]) -> Iterator[_Stored]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise MismatchError(f"{folder.name}: no *.safetensors; other formats can run code and are not read.")
     for path in files:
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
-                    yield name, file.get_tensor(name)
+                for key in file.keys():  # noqa: SIM118 - not a mapping
+                    tensor, name = file.get_tensor(key), key
+                    for step in renamings:
+                        name, _ = step.rename_source_key(name)
+                    yield _stored(name, tensor)
         except SafetensorError as error:
             raise IntegrityError(f"{folder.name}/{path.name}: damaged: {error}.") from None
 
 
-def _place(name: str, family: Family | None) -> tuple[str, str]:
-    """The part a tensor belongs to, and its name inside a layer or in full."""
-    if family is not None:
-        if found := re.search(rf"(?:^|\.){re.escape(family.layers)}\.(\d+)\.(.+)$", name):
-            return f"layer {found[1]}", found[2]
-        if any(re.search(rf"(?:^|\.){re.escape(owner)}\.", name) for owner in family.embeddings):
-            return "embeddings", name
-    return "other", name
+def _stored(name: str, tensor: Tensor) -> _Stored:
+    size = tensor.numel()
+    zeros = size - int(tensor.count_nonzero())
+    return _Stored(name, tensor.dtype, tuple(tensor.shape), size, zeros, size * tensor.element_size())
 
 
-def _part(name: str, tensors: Mapping[str, Tensor], family: Family | None, config: Mapping[str, Any]) -> Part:
-    numbers = [tensor for key, tensor in tensors.items() if not _is_scale(key) and tensor.dtype != torch.int64]  # positions
-    packed = any(tensor.dtype == torch.uint8 for tensor in numbers)
-    count = sum(tensor.numel() * (2 if tensor.dtype == torch.uint8 else 1) for tensor in numbers)
-    zeros = None if packed or not count else sum(int((tensor == 0).sum()) for tensor in numbers) / count
+_EMBEDDINGS, _LAYER, _OTHER = range(3)
+
+
+def _place(name: str, model: _Model | None) -> tuple[int, int, int]:
+    """The part that a tensor belongs to: its kind, and of a layer the stack and the number, in the order they are shown in."""
+    if model is not None:
+        for index, stack in enumerate(model.family.stacks):
+            if found := _inside(stack, name):
+                return _LAYER, index, int(found[1])
+        if any(re.search(rf"(?:^|\.){re.escape(owner)}\.", name) for owner in model.family.embeddings):
+            return _EMBEDDINGS, 0, 0
+    return _OTHER, 0, 0
+
+
+def _inside(stack: Stack, name: str) -> re.Match[str] | None:
+    """Groups: the number of the layer, and the name inside it."""
+    return re.search(rf"(?:^|\.){re.escape(stack.layers)}\.(\d+)\.(.+)$", name)
+
+
+def _part(place: tuple[int, int, int], tensors: Sequence[_Stored], model: _Model | None) -> Part:
+    kind, index, number = place
+    packed = {tensor.name for tensor in tensors if any(other.name == f"{tensor.name}.absmax" for other in tensors)}
+    numbers = [tensor for tensor in tensors if _is_weight(tensor, kind, packed)]
+    count = sum(tensor.numel * (2 if tensor.name in packed else 1) for tensor in numbers)
+    name, layer = "embeddings" if kind == _EMBEDDINGS else "other", None
+    if kind == _LAYER:
+        assert model is not None, "only a known family has layers"
+        stack = model.family.stacks[index]
+        side = f"{stack.layers.partition('.')[0]} " if len(model.family.stacks) > 1 else ""
+        name, layer = f"{side}layer {number}", _Layer(model, stack, number, tensors)
     return Part(
         name=name,
-        ffn_width=_ffn_width(tensors, family, config) if name.startswith("layer ") else None,
+        heads=() if layer is None else layer.heads(),
+        kv_heads=() if layer is None else layer.kv_heads(),
+        ffn_width=None if layer is None else layer.ffn_width(),
         parameters=count,
-        zeros=zeros,
-        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()),
+        zeros=None if packed or not count else sum(tensor.zeros for tensor in numbers) / count,
+        bytes=sum(tensor.bytes for tensor in tensors),
         dtypes=tuple(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in numbers})),
     )
 
 
-def _is_scale(key: str) -> bool:
-    return key.endswith(_SCALES) or ".quant_state." in key
+def _is_weight(tensor: _Stored, kind: int, packed: set[str]) -> bool:
+    """Not a scale, nor what older releases stored beside weights: positions, and causal masks of four dimensions."""
+    if tensor.name.endswith(_SCALES) or ".quant_state." in tensor.name or tensor.dtype in _NO_WEIGHTS:
+        return False
+    return tensor.name in packed or (tensor.dtype != torch.uint8 and not (kind == _LAYER and len(tensor.shape) > 2))
 
 
-def _ffn_width(tensors: Mapping[str, Tensor], family: Family | None, config: Mapping[str, Any]) -> int | None:
-    """From the reader's weight; a packed one does not show its shape, so the config speaks for it."""
-    assert family is not None
-    weight = tensors.get(f"{family.ffn_out}.weight")
-    if weight is None or weight.dtype == torch.uint8:
-        width = config.get(family.ffn_width)
-        return width if isinstance(width, int) else None
-    return int(weight.shape[0 if config.get("model_type") == "gpt2" else 1])  # GPT-2 stores its projections transposed
+class _Layer:
+    """Widths of one layer: from the shapes of its weights, of quantised ones from the record, and last from the config."""
+
+    def __init__(self, model: _Model, stack: Stack, number: int, tensors: Sequence[_Stored]) -> None:
+        self._model, self._stack, self._number = model, stack, number
+        named = ((_inside(stack, tensor.name), tensor) for tensor in tensors)
+        self._tensors = {found[2]: tensor for found, tensor in named if found is not None}
+
+    def heads(self) -> tuple[int, ...]:
+        return tuple(self._heads(each.output, 0, self._model.family.num_heads) for each in self._stack.attentions)
+
+    def kv_heads(self) -> tuple[int, ...]:
+        key = self._model.family.num_kv_heads
+        if key is None:
+            return self.heads()
+        return tuple(self._heads(each.inputs[1], 1, key) for each in self._stack.attentions)
+
+    def ffn_width(self) -> int:
+        width = self._features(self._stack.ffn_out, 0)
+        if width is None:
+            width = getattr(self._model.config, self._model.family.ffn_width)
+        return 4 * int(self._model.config.hidden_size) if width is None else int(width)  # GPT-2's n_inner: None
+
+    def _heads(self, path: str, side: int, key: str) -> int:
+        features = self._features(path, side)
+        return int(getattr(self._model.config, key)) if features is None else features // self._model.head_dim
+
+    def _features(self, path: str, side: int) -> int | None:
+        """Inputs (``side`` 0) or outputs (1) of a projection; None where only the config knows."""
+        tensor = self._tensors.get(f"{path}.weight")
+        if tensor is not None and tensor.dtype.is_floating_point and len(tensor.shape) == 2:
+            transposed = self._model.config.model_type == "gpt2"
+            return tensor.shape[side if transposed else 1 - side]
+        sizes = (self._model.record.get("shapes") or {}).get(f"{self._stack.layers}.{self._number}.{path}")
+        return None if sizes is None else int(sizes[side])
 
 
 def _quantization(quantized: Mapping[str, Any]) -> str | None:
