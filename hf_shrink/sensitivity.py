@@ -11,7 +11,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, tokenize
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.inputs import random_inputs
@@ -28,7 +28,6 @@ from hf_shrink.pruning.cuts import cut_at_once
 from hf_shrink.pruning.sensitivity import FRACTIONS, Score, reads_data, sensitivity, whole_groups
 from hf_shrink.pruning.sensitivity_table import Sensitivity, Words
 from hf_shrink.publishing.plots import plot_sensitivity
-from hf_shrink.quiet import say
 from hf_shrink.ranks import agree
 from hf_shrink.recipe import Recipe
 from hf_shrink.trained import trained_start
@@ -77,6 +76,8 @@ def measure_sensitivity(
         configs = _everything(model)
     found = _measured(recipe, model, configs, tokens, tokenizer, splits.label_names, rows, fractions, latency=latency)
     notes = [f"measured on {came_from}"]
+    if guess := _guessing(found, len(splits.label_names)):
+        notes.append(f"{guess}: these losses mean little")
     if plots is not None:
         notes += [f"wrote {path.name}" for path in plot_sensitivity(found, plots)]
     return found.noting(*notes)
@@ -99,6 +100,7 @@ def fractions_for(
 
     Raises:
         RecipeError: an entry that has nothing to spend: with a threshold, or the latency of zeros; as ``spend``.
+        MismatchError: the model knows hardly more than chance, as with a new head or too few layers left.
         NonFiniteError: as ``sensitivity``.
     """
     configs = recipe.effective_pruning()
@@ -116,8 +118,11 @@ def fractions_for(
         timed = any(chosen[entry].budget == "latency" for entry in asked)
         names = labels_of(model)
         found = _measured(recipe, model, configs, tokens, tokenizer, names, rows, asked, latency=timed, entries=tuple(asked))
-        for note in found.notes:
-            say(note)
+        if guess := _guessing(found, len(names)):
+            raise MismatchError(
+                f"{next(iter(asked))}.allocation: sensitivity: {guess}, so nothing says what its parts are worth.\n"
+                "Start from a trained model (student.start: teacher, fewer dropped layers), or use allocation: uniform."
+            )
         for entry, (_, amount, _) in asked.items():
             own = [group for group in groups if group.entry == entry]
             spent |= spend(found, own, amount, chosen[entry].budget)
@@ -151,11 +156,6 @@ def _measured(
         entries=entries,
         words=Words("log-likelihood", "nats", where, len(data)),
     )
-    chance = -float(np.log(len(label_names)))
-    if found.dense <= chance:
-        found = found.noting(
-            f"the model knows no more than chance ({found.dense:.3f}, guessing {chance:.3f} nats): these losses mean little"
-        )
     return found.timed(timed)
 
 
@@ -182,6 +182,16 @@ def score_on(data: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: Seq
         return {"log-likelihood": float(likelihood.mean()), "accuracy_percent": right}
 
     return score
+
+
+def _guessing(found: Sensitivity, classes: int) -> str:
+    """Words where the whole model is hardly better than one that answers every class alike; empty where it is."""
+    chance = -float(np.log(classes))
+    return (
+        f"the model knows hardly more than chance ({found.dense:.3f}, chance {chance:.3f} nats)"
+        if found.dense < 0.95 * chance
+        else ""
+    )
 
 
 def timer_of(model: PreTrainedModel, config: MeasurementConfig) -> tuple[Callable[[PreTrainedModel], float], str]:
