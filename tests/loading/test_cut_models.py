@@ -79,11 +79,13 @@ def test_heads_and_neurons_can_leave_before_and_after(family, cut_first, tmp_pat
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "distilbert", "electra", "gpt_neox"])
-def test_the_hidden_width_with_its_heads_is_stock(family, tmp_path: Path):
+@pytest.mark.parametrize("cut_first", [True, False])
+def test_the_hidden_width_with_its_heads_is_stock(family, cut_first, tmp_path: Path):
     """Half the heads of half the width: a plain config says it, so nobody needs the plugin to load it."""
     half = [PruningConfig(structure="hidden", sparsity=0.5)]
     extra = {"embedding_size": 8} if family == "electra" else {}
-    small = masked_and_shrunk(cut_at_once(rough(family, **extra), half))
+    model = rough(family, **extra)
+    small = masked_and_shrunk(cut_at_once(model, half)) if cut_first else cut_at_once(masked_and_shrunk(model), half)
     assert save(small, tmp_path) == "stock" and small.config.num_attention_heads == 2 and small.config.hidden_size == 16
     assert torch.equal(logits(loaded(family, tmp_path), family), logits(small, family))
 
@@ -99,6 +101,15 @@ def test_the_folder_opens_without_its_head_and_in_bfloat16(family, tmp_path: Pat
     ours, theirs = small.base_model.state_dict(), headless.state_dict()
     assert ours and all(torch.equal(value, theirs[name]) for name, value in ours.items())
     assert torch.equal(logits(loaded(family, tmp_path / "small"), family), logits(small, family))
+
+
+def test_rotary_positions_stay_as_wide_as_a_head(tmp_path: Path):
+    """GPT-NeoX builds them from hidden width by number of heads, which says 6 where a head has 8 features."""
+    small = cut_at_once(rough("gpt_neox", rotary_pct=1.0), HIDDEN)
+    save(small, tmp_path)
+    again = loaded("gpt_neox", tmp_path)
+    assert torch.equal(again.gpt_neox.rotary_emb.inv_freq, small.gpt_neox.rotary_emb.inv_freq)
+    assert torch.equal(logits(again, "gpt_neox"), logits(small, "gpt_neox"))
 
 
 @pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])

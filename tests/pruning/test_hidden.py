@@ -6,7 +6,13 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, ElectraForSequenceClassification, LlamaForSequenceClassification
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    BertForSequenceClassification,
+    ElectraForSequenceClassification,
+    LlamaForSequenceClassification,
+)
 
 from hf_shrink import QuantizationConfig, quantize
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
@@ -169,6 +175,15 @@ def test_generation_with_a_cache_equals_generation_without(family):
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
     ids = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])
     assert torch.equal(small.generate(ids, use_cache=True, **options), small.generate(ids, use_cache=False, **options))
+
+
+def test_a_head_as_wide_as_the_model_keeps_its_size():
+    """With one head the two numbers are the same, but only one of them is cut."""
+    config = BertConfig(hidden_size=32, num_attention_heads=1, num_hidden_layers=2, intermediate_size=64, vocab_size=20)
+    model, keep = rough(BertForSequenceClassification(config).eval()), some(16)
+    small, inputs = cut_hidden(model, keep), tiny.tiny_inputs("bert")
+    assert small.bert.encoder.layer[0].attention.self.attention_head_size == 32
+    torch.testing.assert_close(logits(small, inputs), logits(masked(model, "bert", keep), inputs), atol=2e-5, rtol=1e-4)
 
 
 def test_a_width_that_the_config_derives_from_the_hidden_one_stays():
