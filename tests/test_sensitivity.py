@@ -223,7 +223,7 @@ def test_only_entries_that_ask_for_it_are_measured(home: Path, learned: PreTrain
         return sensitivity(model, configs, score, **options)
 
     monkeypatch.setattr(module, "sensitivity", watched)
-    model, rest = tiny_classifier(), (splits(), tiny_tokenizer())
+    model, rest = learned, (splits(), tiny_tokenizer())
     assert (
         fractions_for(recipe("pruning=[{structure: heads, sparsity: 0.5}]"), model, *rest)
         == {}
