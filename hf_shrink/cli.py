@@ -252,7 +252,7 @@ def export(
         bool, typer.Option("--uniform", help="Pad layers of different shapes, so that plain transformers loads it.")
     ] = False,
     remote_code: Annotated[
-        bool, typer.Option("--remote-code", help="Add a file that loads it with trust_remote_code=True.")
+        bool, typer.Option("--remote-code", help="Add a file that loads it for users who trust remote code.")
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -112,7 +112,7 @@ def entry_of(structure: str, criterion: str, sparsity: float | None, more: Seque
 def write_recipe(recipe: Recipe, entry: PruningConfig, reference: str, path: Path) -> None:
     """``recipe`` for ``reference`` with ``entry`` as its pruning, written to ``path``, which must not exist."""
     words = recipe.model_dump(exclude_unset=True) | {"model": reference, "pruning": (entry.model_dump(exclude_unset=True),)}
-    text = Recipe.model_validate(words).to_yaml()
+    text = Recipe(**words).to_yaml()
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -133,7 +133,7 @@ class WithCode:
 
     def rich(self) -> str:
         """One line for the terminal."""
-        return f"wrote {self.folder}; {self.file} in it loads the model with trust_remote_code=True"
+        return f"wrote {self.folder}; {self.file} in it loads the model where trust_remote_code is on"
 
 
 def export_with_code(source: Path, folder: Path) -> WithCode:

@@ -42,6 +42,19 @@ class Call:
         return self.mask
 
 
+def counted(name: str, features: Tensor, mask: Tensor | None) -> Tensor:
+    """``features`` ``[..., in]`` as ``[positions, in]`` without what ``mask`` ``[rows, positions]`` leaves out."""
+    flat = features.reshape(-1, features.shape[-1])
+    if mask is None or features.shape[:-1] == mask.shape[:1]:  # one position of each sample
+        return flat
+    if len(flat) != mask.numel() or (features.dim() > 2 and features.shape[:2] != mask.shape):
+        raise MismatchError(
+            f"{name}: mask {list(mask.shape)} for an input of {list(features.shape)}; "
+            "pass an attention_mask of one number a position."
+        )
+    return flat[mask.flatten()]
+
+
 class Stop(Exception):
     """Ends a forward pass when all that is needed has been seen."""
 

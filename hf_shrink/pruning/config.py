@@ -223,8 +223,8 @@ class PruningConfig(Config):
 
     def held(self) -> Self:
         """An entry that keeps the zeros of ``when: before`` in a training: they score lowest, and as many are asked for."""
-        words = self.model_dump(include={"structure", "sparsity", "pattern", "block", "allocation", "target_modules", "exclude_modules"})
-        given = {key: value for key, value in words.items() if key in self.model_fields_set}
+        kept = {"structure", "sparsity", "pattern", "block", "allocation", "target_modules", "exclude_modules"}
+        given = self.model_dump(include=kept & self.model_fields_set)
         return type(self)(**given, criterion="magnitude", schedule="constant")
 
     @property

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.families import family_of, named_layers, stacks_of
 from hf_shrink.pruning.activations import wanda
 from hf_shrink.pruning.calibrate import evaluating
-from hf_shrink.pruning.capture import Call, Stop, capture, without_cache
+from hf_shrink.pruning.capture import Call, Stop, capture, counted, without_cache
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m, keep_top_of_rows
 from hf_shrink.pruning.sparsegpt import DAMPING, inverse_factor, prune_by_factor
 from hf_shrink.targets import Projection, oriented, projections
@@ -196,26 +196,13 @@ class _Statistics:
         if name not in self._sums:
             shape = (size, size) if square else (size,)
             self._sums[name] = torch.zeros(shape, dtype=torch.float32, device=features.device)
-        counted = _counted(name, features, self._mask_for(features))
-        for start in range(0, len(counted), _ROWS):
-            x = counted[start : start + _ROWS].float()
+        kept = counted(name, features, self._mask_for(features))
+        for start in range(0, len(kept), _ROWS):
+            x = kept[start : start + _ROWS].float()
             if square:
                 self._sums[name].addmm_(x.T, x)
             else:
                 self._sums[name] += x.square().sum(dim=0)
-
-
-def _counted(name: str, features: Tensor, mask: Tensor | None) -> Tensor:
-    """``features`` ``[..., in]`` as ``[positions, in]`` without what ``mask`` ``[rows, positions]`` leaves out."""
-    flat = features.reshape(-1, features.shape[-1])
-    if mask is None or features.shape[:-1] == mask.shape[:1]:  # one position of each sample
-        return flat
-    if len(flat) != mask.numel() or (features.dim() > 2 and features.shape[:2] != mask.shape):
-        raise MismatchError(
-            f"{name}: mask {list(mask.shape)} for an input of {list(features.shape)}; "
-            "pass an attention_mask of one number a position."
-        )
-    return flat[mask.flatten()]
 
 
 def _stacks(model: Any, layers: Mapping[str, nn.Module]) -> list[dict[str, nn.Module]]:

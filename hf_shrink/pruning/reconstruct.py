@@ -5,14 +5,15 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import NonFiniteError
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.pruning.calibrate import evaluating
-from hf_shrink.pruning.forward import Forward
+from hf_shrink.pruning.capture import Call, capture, counted, without_cache
 from hf_shrink.pruning.pieces import Group
-from hf_shrink.targets import oriented
+from hf_shrink.targets import Projection, oriented, projections
 
 DAMPING = 1e-3
 """Ridge, as a fraction of the mean squared input: calibration data need not span every direction."""
@@ -35,73 +36,101 @@ def reconstruct(
     Args:
         dense: as before pruning.
         model: a copy of it.
-        groups: of ``model``, in the order of its layers.
+        groups: of ``model``.
         masks: True = keep, by group name.
         batches: keyword arguments of the forward pass; padding does not count.
 
     Raises:
         NonFiniteError: the calibration gives numbers that are none.
     """
-    names = {id(module): name for name, module in model.named_modules()}
+    keeps: dict[int, Tensor] = {}
     for group in groups:
         for piece in group.pieces:
-            if piece.axis != "input":
-                piece.parameter.mul_(piece.spread(masks[group.name]))
-        for reader in (piece for piece in group.weights if piece.axis == "input"):
-            keep = reader.flat(masks[group.name].to(reader.parameter.device)).nonzero().flatten()
-            xx, xy = _moments(dense, model, names[id(reader.module)], keep, batches)
-            _refit(reader.module, keep, xx, xy)
+            if piece.axis == "output":
+                piece.parameter.mul_(piece.spread(masks[group.name].to(piece.parameter.device)))
+            elif piece in group.weights:
+                keeps[id(piece.module)] = piece.flat(masks[group.name]).nonzero().flatten().to(piece.parameter.device)
+    family = family_of(model, "reconstruct")
+    with ExitStack() as stack:
+        for root in (dense, model):
+            stack.enter_context(evaluating(root))
+            stack.enter_context(without_cache(root))
+        for (_, whole), (_, own) in zip(stacks_of(dense, family), stacks_of(model, family), strict=True):
+            _stack(dense, model, _chosen(whole, own, keeps), keeps, batches)
+
+
+def _chosen(whole: nn.ModuleList, own: nn.ModuleList, keeps: Mapping[int, Tensor]) -> dict[str, tuple[nn.Module, nn.Module]]:
+    """Layers of both models up to the last one that holds something to refit; each once, where one is used twice."""
+    pairs = {id(layer): (dense, layer) for dense, layer in zip(whole, own, strict=True)}
+    holding = [any(id(module) in keeps for module in layer.modules()) for _, layer in pairs.values()]
+    last = max((i for i, holds in enumerate(holding) if holds), default=-1)
+    return {str(i): pair for i, pair in enumerate(list(pairs.values())[: last + 1])}
+
+
+def _stack(
+    dense: Any,
+    model: Any,
+    layers: Mapping[str, tuple[nn.Module, nn.Module]],
+    keeps: Mapping[int, Tensor],
+    batches: Sequence[Mapping[str, Tensor]],
+) -> None:
+    if not layers:
+        return
+    calls = [capture(root, {n: pair[i] for n, pair in layers.items()}, batches) for i, root in enumerate((dense, model))]
+    for name, (whole, own) in layers.items():
+        inside = projections(whole)
+        for path, reader in projections(own).items():
+            if id(reader) in keeps:
+                xx, xy = _moments(name, (whole, inside[path]), (own, reader), keeps[id(reader)], calls)
+                _refit(reader, keeps[id(reader)], xx, xy)
+        for layer, own_calls in zip((whole, own), calls, strict=True):
+            for call in own_calls:
+                call.hidden = call.run(name, layer)
 
 
 def _moments(
-    dense: PreTrainedModel, model: PreTrainedModel, name: str, keep: Tensor, batches: Sequence[Mapping[str, Tensor]]
+    name: str,
+    dense: tuple[nn.Module, Projection],
+    own: tuple[nn.Module, Projection],
+    keep: Tensor,
+    calls: Sequence[Sequence[Call]],
 ) -> tuple[Tensor, Tensor]:
-    """``X'X`` and ``X'Y`` in float64: kept inputs in ``model`` (and a one, where there is a bias), outputs in ``dense``."""
-    reader, teacher = model.get_submodule(name), dense.get_submodule(name)
-    has_bias = getattr(reader, "bias", None) is not None
-    size = len(keep) + has_bias
-    device = oriented(reader).device  # type: ignore[arg-type]
+    """``X'X`` and ``X'Y`` in float64: kept inputs of the own projection (and a one, for its bias), outputs of the other."""
+    reader, has_bias = own[1], own[1].bias is not None
+    size, device = len(keep) + has_bias, oriented(reader).device
     xx = torch.zeros(size, size, dtype=torch.float64, device=device)
-    xy = torch.zeros(size, oriented(reader).shape[0], dtype=torch.float64, device=device)  # type: ignore[arg-type]
-    seen: dict[str, Tensor] = {}
-    with ExitStack() as stack:
-        for which, root, module in (("inputs", model, reader), ("outputs", dense, teacher)):
-            stack.enter_context(evaluating(root))
-            forward = Forward(root, training_only=False)
-            forward.attach(stack)
-            stack.callback(module.register_forward_hook(_keeper(seen, which, forward, name)).remove)
-        for batch in batches:
-            inputs = {key: value.to(device) for key, value in batch.items()}
-            dense(**inputs)
-            model(**inputs)
-            x = seen["inputs"].double()[:, keep]
-            if has_bias:
-                x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
-            xx += x.T @ x
-            xy += x.T @ seen["outputs"].double()
+    xy = torch.zeros(size, oriented(reader).shape[0], dtype=torch.float64, device=device)
+    for theirs, ours in zip(*calls, strict=True):
+        y = _seen(name, dense, theirs, output=True).double()
+        x = _seen(name, own, ours, output=False)[:, keep].double()
+        if has_bias:
+            x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        xx += x.T @ x
+        xy += x.T @ y
     if not bool(torch.isfinite(xx).all() and torch.isfinite(xy).all()):
-        raise NonFiniteError(f"{name}: calibration gives activations that are not finite; look at the data or the weights.")
+        raise NonFiniteError(f"layer {name}: calibration gives activations that are not finite; look at data and weights.")
     return xx, xy
 
 
-def _keeper(seen: dict[str, Tensor], which: str, forward: Forward, name: str) -> Any:
-    def hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        features = args[0] if which == "inputs" else output
-        rows, counted = forward.layout(module, features, name)
-        seen[which] = rows.flatten(0, 1) if counted is None else rows[counted]
+def _seen(name: str, where: tuple[nn.Module, Projection], call: Call, *, output: bool) -> Tensor:
+    """What the projection reads or puts out while its layer runs, ``[positions, features]`` without padding."""
+    (layer, module), found = where, []
+    hook = module.register_forward_hook(lambda _, args, result: found.append(result if output else args[0]))
+    try:
+        call.run(name, layer)
+    finally:
+        hook.remove()
+    return counted(name, found[0], call.mask)
 
-    return hook
 
-
-def _refit(reader: Any, keep: Tensor, xx: Tensor, xy: Tensor) -> None:
+def _refit(reader: Projection, keep: Tensor, xx: Tensor, xy: Tensor) -> None:
     ridge = DAMPING * xx.diagonal()[: len(keep)].mean()
     xx.diagonal()[: len(keep)] += ridge  # the constant feature is not held back
     weight = oriented(reader)
-    before = weight[:, keep].double()
-    xy[: len(keep)] += ridge * before.T  # towards the weights as they are: with no data to say otherwise nothing changes
+    xy[: len(keep)] += ridge * weight[:, keep].T.double()  # towards the weights as they are, where data says nothing else
     solution = torch.linalg.solve(xx, xy)
     fitted = torch.zeros_like(weight)
     fitted[:, keep] = solution[: len(keep)].T.to(weight.dtype)
     weight.copy_(fitted)
-    if len(solution) > len(keep):
+    if reader.bias is not None:
         reader.bias.copy_(solution[-1].to(reader.bias.dtype))
