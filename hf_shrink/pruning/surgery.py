@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -94,7 +95,7 @@ def _say(model: Any, words: Mapping[str, int]) -> None:
     try:
         with torch.device("meta"):
             type(model)(type(config).from_dict(config.to_dict()))
-    except ValueError:
+    except (ValueError, StrictDataclassError):
         return
     for key, value in words.items():
         setattr(model.config, key, value)

@@ -158,6 +158,16 @@ def test_zeros_of_projections_and_cuts_of_layers_go_together():
     assert int((weight == 0).sum()) == 512
 
 
+def test_heads_that_llama_s_config_refuses_are_left_to_the_loader():
+    """Three of four heads do not divide a width of 32: a config that says so cannot even be built."""
+    config = tiny.tiny_config("llama")
+    config.num_key_value_heads = 4
+    model = AutoModelForCausalLM.from_config(config)
+    names = [f"model.layers.{i}.self_attn:heads" for i in range(2)]
+    small = shrink(model, {name: torch.tensor([True, True, False, True]) for name in names})
+    assert small.config.num_attention_heads == 4 and small.model.layers[0].self_attn.q_proj.out_features == 24
+
+
 def test_a_layer_used_twice_is_cut_once():
     model = spread(tiny.tiny_classifier("bert"))
     model.bert.encoder.layer[1] = model.bert.encoder.layer[0]
