@@ -177,6 +177,7 @@ def train(trainer: type[Trainer], model: Any, data: Data, *, seed: int, steps: i
             per_device_train_batch_size=BATCH,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="linear",
+            train_sampling_strategy="group_by_length",
             optim="adamw_torch",
             seed=seed,
             data_seed=seed,
