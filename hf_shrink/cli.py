@@ -213,13 +213,11 @@ def prune(
     if save_recipe is not None and recipe is None:
         raise RecipeError("--save-recipe writes --recipe FILE with this entry, and none is given; add --recipe FILE.")
     parsed = _recipe(recipe, []) if recipe else None
-    from hf_shrink.shortcut import entry_of, prune_model, write_recipe
+    from hf_shrink.shortcut import entry_of, prune_model
 
     with contextlib.redirect_stdout(sys.stderr):
         entry = entry_of(structure, criterion, sparsity, set_)
-        if save_recipe is not None and parsed is not None:
-            write_recipe(parsed, entry, model, save_recipe)
-        result = prune_model(model, folder, entry, revision=revision, recipe=parsed, texts=texts)
+        result = prune_model(model, folder, entry, revision=revision, recipe=parsed, texts=texts, save_recipe=save_recipe)
     _show(result, as_json)
 
 

@@ -73,6 +73,7 @@ def prune_model(
     revision: str | None = None,
     recipe: Recipe | None = None,
     texts: Path | None = None,
+    save_recipe: Path | None = None,
 ) -> Made:
     """Prune a model at once and write it to ``folder``, which must not hold anything yet.
 
@@ -82,11 +83,17 @@ def prune_model(
         entry: what goes; without the words that say when.
         recipe: where calibration data comes from, with labels: the first rows of its training split.
         texts: or a text file, a sample a line; for language models, whose labels are the texts themselves.
+        save_recipe: a new file for ``recipe_for(recipe, entry, reference)``.
 
     Raises:
         ShrinkError: whatever is wrong; nothing is written then.
     """
     check_empty(folder)
+    stands_for = None
+    if save_recipe is not None and recipe is not None:
+        if save_recipe.exists():
+            raise RecipeError(f"{save_recipe.name}: is there already and stays as it is; name another file.")
+        stands_for = recipe_for(recipe, entry, reference).to_yaml()
     model, tokenizer = load_model(reference, revision=revision), _tokenizer(reference, revision)
     batches = None
     if recipe is not None or texts is not None:
@@ -94,7 +101,10 @@ def prune_model(
             raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
         batches = _labelled(recipe, tokenizer) if recipe is not None else _plain(texts, tokenizer, model)
     small = prune(model, entry, batches)
-    return write(small, folder, tokenizer, before=model)
+    made = write(small, folder, tokenizer, before=model)
+    if stands_for is not None and save_recipe is not None:
+        save_recipe.write_text(stands_for, encoding="utf-8")
+    return made
 
 
 def entry_of(structure: str, criterion: str, sparsity: float | None, more: Sequence[str]) -> PruningConfig:
@@ -109,15 +119,11 @@ def entry_of(structure: str, criterion: str, sparsity: float | None, more: Seque
     return PruningConfig(**source.data["pruning"][0])
 
 
-def write_recipe(recipe: Recipe, entry: PruningConfig, reference: str, path: Path) -> None:
-    """``recipe`` for ``reference`` with ``entry`` as its pruning, written to ``path``, which must not exist."""
-    words = recipe.model_dump(exclude_unset=True) | {"model": reference, "pruning": (entry.model_dump(exclude_unset=True),)}
-    text = Recipe(**words).to_yaml()
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise RecipeError(f"{path.name}: is there already and stays as it is; name another file.") from None
+def recipe_for(recipe: Recipe, entry: PruningConfig, reference: str) -> Recipe:
+    """The run that pruning ``reference`` by ``entry`` stands for: on the data of ``recipe``, at once, then trained as there."""
+    words = recipe.model_dump(exclude_unset=True, exclude={"teacher", "student", "distillation", "revision", "pruning"})
+    when = {} if entry.is_cut_at_once else {"when": "before"}
+    return Recipe(**words | {"model": reference, "pruning": (entry.model_dump(exclude_unset=True) | when,)})
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ model: base
 data: {{dataset: data, max_length: 32}}
 teacher: {{model: base, training: {TRAINING}}}
 student: {{start: teacher}}
-distillation: {{alpha: 0.5}}
+distillation: {{alpha: 0.5, losses: [{{loss: forward_kl}}]}}
 training: {TRAINING}
 measurement: {{batch_sizes: [1], length: 8, runs: 3, bootstrap: 100, threads: 1, memory: false}}
 pruning:
@@ -46,11 +46,12 @@ def sizes(plan) -> dict[str, int]:
     return {stage.name: stage.parameters for stage in plan.stages if stage.parameters is not None}
 
 
+LEARNT = "teacher.training={max_steps: 80, per_device_train_batch_size: 8, learning_rate: 5.0e-3, use_cpu: true}"
 EVERYTHING = """
   - {structure: layers, sparsity: 0.5, criterion: block_influence}
   - {structure: heads, sparsity: 0.5, criterion: fisher, when: before, reconstruct: true}
   - {structure: ffn, sparsity: 0.5, criterion: taylor, begin_step: 1}
-  - {structure: vocabulary, min_count: 1}
+  - {structure: vocabulary, min_count: 38, round_to: 1}
 """
 
 
@@ -73,7 +74,7 @@ def test_the_plan_is_what_a_run_leaves_whatever_is_cut_when(folder: Path):
 
 def test_tokens_that_the_training_texts_lack_leave_model_and_tokenizer(folder: Path):
     """The words of the training texts and their labels must come out as before; a smaller table alone would shift every id."""
-    words = recipe("  - {structure: vocabulary, min_count: 1, round_to: 1}", "data.train_samples=6")
+    words = recipe("  - {structure: vocabulary, min_count: 1, round_to: 1}", "data.train_samples=3")
     report = run(words).report
     before, after = (AutoTokenizer.from_pretrained(place) for place in ("out/stages/student", "out"))
     student, small = (AutoModelForSequenceClassification.from_pretrained(p).eval() for p in ("out/stages/student", "out"))
@@ -102,7 +103,7 @@ def test_what_is_pruned_before_training_stays_pruned_through_it(folder: Path):
 
 def test_a_budget_spent_by_sensitivity_is_kept_in_all(folder: Path):
     """Half of all neurons, though not half of each layer's; the loader is told the widths."""
-    run(recipe("  - {structure: ffn, sparsity: 0.5, allocation: sensitivity, end_step: 2}"))
+    run(recipe("  - {structure: ffn, sparsity: 0.5, allocation: sensitivity, end_step: 2}", LEARNT))
     import hf_shrink  # noqa: F401 - layers of different widths need it
 
     model = AutoModelForSequenceClassification.from_pretrained("out")
@@ -186,14 +187,18 @@ def test_the_shortcut_can_say_the_recipe_that_it_stands_for(folder: Path):
     made = cli("prune", "out/stages/teacher", "small", *words, "--save-recipe", "new.yaml")
     assert made.returncode == 0, made.stderr
     again = Recipe.from_yaml("new.yaml")
-    assert again.pruning[0].structure == "ffn" and again.pruning[0].criterion == "wanda"
+    assert again.pruning[0].structure == "ffn" and again.pruning[0].criterion == "wanda" and again.teacher is None
+    small = AutoModelForSequenceClassification.from_pretrained("small")
+    assert sizes(make_plan(again))["student"] == small.num_parameters(), "the recipe prunes what the shortcut pruned"
 
 
 def test_sensitivity_prints_a_row_for_each_mask_and_fraction(folder: Path):
     Path("recipe.yaml").write_text(recipe("  - {structure: ffn, sparsity: 0.5, end_step: 2}").to_yaml())
     refused = cli("sensitivity", "recipe.yaml", "--json")
     assert refused.returncode == 3 and "Run the recipe first" in refused.stderr
-    run(recipe("  - {structure: ffn, sparsity: 0.5, end_step: 2}"))
+    learnt = recipe("  - {structure: ffn, sparsity: 0.5, end_step: 2}", LEARNT)
+    run(learnt, overwrite=True)
+    Path("recipe.yaml").write_text(learnt.to_yaml())
     found = cli("sensitivity", "recipe.yaml", "--rows", "16", "--fraction", "0.5", "--json")
     assert found.returncode == 0, found.stderr
-    assert len(json.loads(found.stdout)["rows"]) == 4
+    assert len(json.loads(found.stdout)["points"]) == 4
