@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
-from tests.tiny import COLOURS, colour_texts, tiny_classifier, tiny_tokenizer
+from tests.tiny import COLOURS, VOCABULARY, colour_texts, tiny_classifier, tiny_tokenizer
+
+UNUSED = 12
+"""Words of the base model that no text has, for recipes that cut the vocabulary."""
 
 
 def make_project(folder: Path, *, layers: int = 6) -> Path:
     """``folder`` with ``base/`` (a headless BERT of 64 hidden units) and ``data/{train,validation,test}.csv``; returned."""
-    base = tiny_classifier(layers=layers, hidden=64, ffn=128).base_model
+    base = tiny_classifier(layers=layers, hidden=64, ffn=128, vocab_size=len(VOCABULARY) + UNUSED).base_model
     base.save_pretrained(folder / "base")
-    tiny_tokenizer().save_pretrained(folder / "base")
+    tiny_tokenizer(unused=UNUSED).save_pretrained(folder / "base")
     (folder / "data").mkdir()
     for seed, (split, rows) in enumerate({"train": 64, "validation": 16, "test": 24}.items()):
         data = colour_texts(rows, seed=seed)
@@ -18,12 +21,13 @@ def make_project(folder: Path, *, layers: int = 6) -> Path:
     return folder
 
 
-def tiny_overrides(project: Path, *, memory: bool = False) -> list[str]:
+def tiny_overrides(project: Path, *, memory: bool = False, gradual: bool = True) -> list[str]:
     """``--set`` values that turn any recipe with a teacher into one of two steps on the tiny project.
 
     Args:
         project: where it is, as the run will see it: absolute, or ``Path()`` for the current folder.
         memory: whether peak memory is measured, which costs a process for each model.
+        gradual: whether the recipe's first pruning entry follows a schedule.
     """
     base, training = f"{project}/base", "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true}"
     return [
@@ -38,6 +42,5 @@ def tiny_overrides(project: Path, *, memory: bool = False) -> list[str]:
         "measurement.bootstrap=100",
         "measurement.threads=1",
         f"measurement.memory={str(memory).lower()}",
-        "pruning.0.begin_step=0",
-        "pruning.0.end_step=2",
+        *(["pruning.0.begin_step=0", "pruning.0.end_step=2"] if gradual else []),
     ]

@@ -51,7 +51,7 @@ EVERYTHING = """
   - {structure: layers, sparsity: 0.5, criterion: block_influence}
   - {structure: heads, sparsity: 0.5, criterion: fisher, when: before, reconstruct: true}
   - {structure: ffn, sparsity: 0.5, criterion: taylor, begin_step: 1}
-  - {structure: vocabulary, min_count: 38, round_to: 1}
+  - {structure: vocabulary, min_count: 1, round_to: 4}
 """
 
 

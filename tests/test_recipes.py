@@ -20,7 +20,9 @@ def test_there_are_recipes():
 def test_a_shipped_recipe_runs_two_steps_on_a_tiny_model(path: Path, tmp_path: Path):
     """A key renamed in a room breaks recipes that nobody has run since."""
     project = make_project(tmp_path / "project")
-    recipe = Recipe.from_yaml(path, overrides=[*tiny_overrides(project), f"output_dir={tmp_path / 'run'}"])
+    gradual = Recipe.from_yaml(path).pruning[0].when == "during"
+    words = [*tiny_overrides(project, gradual=gradual), f"output_dir={tmp_path / 'run'}"]
+    recipe = Recipe.from_yaml(path, overrides=words)
     outcome = run(recipe)
     names = [stage["name"] for stage in outcome.report["stages"]]
     assert names[-1] == ("quantized" if recipe.quantization else "shrunk" if recipe.pruning else "student")

@@ -146,9 +146,13 @@ def tiny_causal_lm(family: str = "gpt2", *, seed: int = 0, **config: Any) -> Pre
     return AutoModelForCausalLM.from_config(tiny_config(family, **config)).eval()
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Whole words of the tiny vocabulary; frames a text as ``[CLS] text [SEP]`` and pads on the right."""
-    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+def tiny_tokenizer(*, unused: int = 0) -> PreTrainedTokenizerFast:
+    """Whole words of the tiny vocabulary; frames a text as ``[CLS] text [SEP]`` and pads on the right.
+
+    ``unused`` words more follow that no text has.
+    """
+    words = VOCABULARY | {f"unused{i}": len(VOCABULARY) + i for i in range(unused)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
