@@ -11,6 +11,8 @@ Problem: TypeAlias = tuple[KeyPath, str]
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGE = "package:"
+_WHOLE = ("layers", "hidden", "vocabulary")
+_ENTRIES = ("unstructured", "n_of_m", "block")
 
 
 def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
@@ -92,10 +94,14 @@ def _claims(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     one_is, other_is = (str(entry.get("structure", "unstructured")) for entry in (one, other))
-    one_takes, other_takes = (_names(entry.get("target_modules")) for entry in (one, other))
-    if not one_takes and one_is in (other_is, "unstructured"):  # no pattern: all blocks of a kind; unstructured: everything
+    if one_is == other_is and one_is in _WHOLE:
         return True
-    if not other_takes and other_is in (one_is, "unstructured"):
+    if one_is in _WHOLE or other_is in _WHOLE or one.get("when", "during") != other.get("when", "during"):
+        return False
+    one_takes, other_takes = (_names(entry.get("target_modules")) for entry in (one, other))
+    if not one_takes and (one_is == other_is or one_is in _ENTRIES):  # no pattern: all blocks of a kind; entries: everything
+        return True
+    if not other_takes and (one_is == other_is or other_is in _ENTRIES):
         return True
     return bool(one_takes & other_takes)
 

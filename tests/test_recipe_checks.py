@@ -67,3 +67,34 @@ def test_values_of_any_type_are_passed_over(junk: object):
     for section in sections:
         found(**{section: junk})
     found(pruning=[{"structure": junk, "target_modules": junk, "exclude_modules": junk}, {"structure": junk}, junk])
+
+
+def claims(*entries: dict) -> list[str]:
+    return [message for path, message in recipe_problems({"pruning": list(entries)}) if path[:1] == ("pruning",)]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ({"sparsity": 0.5}, {"structure": "ffn", "sparsity": 0.5}),
+        ({"structure": "n_of_m", "pattern": [2, 4]}, {"structure": "heads", "sparsity": 0.5}),
+        ({"structure": "vocabulary", "min_count": 1}, {"structure": "vocabulary", "sparsity": 0.5}),
+        ({"structure": "heads", "sparsity": 0.5}, {"structure": "heads", "sparsity": 0.25}),
+    ],
+)
+def test_two_entries_that_are_sure_to_want_the_same_are_found_without_a_model(entries):
+    assert len(claims(*entries)) == 1
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        ({"sparsity": 0.5}, {"structure": "vocabulary", "min_count": 1}),
+        ({"structure": "layers", "sparsity": 0.5}, {"sparsity": 0.5}),
+        ({"structure": "heads", "sparsity": 0.5, "when": "before"}, {"sparsity": 0.5}),
+        ({"structure": "heads", "sparsity": 0.5}, {"structure": "ffn", "sparsity": 0.5}),
+    ],
+)
+def test_entries_that_go_one_after_the_other_are_no_conflict(entries):
+    """Zeros in what is left after heads, layers or tokens have gone are a recipe like any other."""
+    assert claims(*entries) == []
