@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table
 from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel
@@ -17,8 +16,8 @@ from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.loading.oneshot import prune
 from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
+from hf_shrink.loading.uniform import example_inputs
 from hf_shrink.loading.verify import verify
-from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.models.load import load_model, load_tokenizer
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig
@@ -169,19 +168,6 @@ def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTr
         zeros=max(zeros, 0) if small.num_parameters() == before.num_parameters() else 0,
         max_difference=reload.max_difference,
     )
-
-
-def example_inputs(model: Any) -> dict[str, Tensor]:
-    """A batch that ``model`` can take: random tokens, for a decoder of its own too, or random images."""
-    if model.main_input_name == "pixel_values":
-        size, channels = model.config.image_size, model.config.num_channels
-        high, wide = (size, size) if isinstance(size, int) else size
-        return {"pixel_values": torch.randn(2, channels, high, wide, generator=torch.Generator().manual_seed(0))}
-    inputs = random_inputs(model, batch_size=2, length=8)
-    if model.config.is_encoder_decoder:
-        inputs["input_ids"][:, -1] = model.config.eos_token_id  # classification heads look for the end of the text
-        inputs["decoder_input_ids"] = inputs["input_ids"].clone()
-    return inputs
 
 
 def check_empty(folder: Path) -> None:

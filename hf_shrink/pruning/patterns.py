@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.pruning.masks import keep_top, removed_count
+from hf_shrink.pruning.masks import removed_count
 
 
 def keep_n_of_m(scores: Tensor, n: int, m: int, *, keep: Tensor | None = None, name: str = "scores") -> Tensor:
@@ -40,38 +40,6 @@ def check_n_of_m(shape: tuple[int, ...], n: int, m: int, *, name: str) -> None:
             f"{name} {list(shape)}: {shape[-1]} inputs are not a multiple of {m}, as the pattern [{n}, {m}] needs. "
             "Choose another pattern or put it in exclude_modules."
         )
-
-
-def keep_blocks(
-    scores: Tensor, block: tuple[int, int], sparsity: float, *, keep: Tensor | None = None, name: str = "scores"
-) -> Tensor:
-    """Mask (True = keep) without the ``removed_count(sparsity, blocks)`` blocks of the lowest mean score.
-
-    Args:
-        scores: finite floats, ``[out, in]``, which ``block`` tiles.
-        block: ``(rows, cols)`` of one block.
-        sparsity: fraction of the blocks to remove, 0 to 1; of equal blocks the first in reading order goes first.
-        keep: an earlier mask of the shape of ``scores``; a block of which nothing is left stays removed and counts.
-        name: whose scores these are, for the error.
-
-    Returns:
-        Boolean, the shape of ``scores``.
-
-    Raises:
-        RecipeError: ``block`` does not tile ``scores``.
-    """
-    (rows, cols), (high, wide) = scores.shape, block
-    if high < 1 or wide < 1 or rows % high or cols % wide:
-        raise RecipeError(
-            f"{name} {[rows, cols]}: not made of whole blocks of {[high, wide]}. "
-            "Choose a block that divides both or put it in exclude_modules."
-        )
-    tiles = (rows // high, high, cols // wide, wide)
-    means = scores.detach().reshape(tiles).double().mean(dim=(1, 3))
-    alive = None if keep is None else keep.reshape(tiles).any(dim=3).any(dim=1)
-    mask = keep_top(means, removed_count(sparsity, means.numel()), keep=alive)
-    wide_mask = mask[:, None, :, None].expand(tiles).reshape(scores.shape)
-    return wide_mask if keep is None else wide_mask & keep
 
 
 def keep_top_of_rows(scores: Tensor, sparsity: float) -> Tensor:

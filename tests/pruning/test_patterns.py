@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.pruning.patterns import keep_blocks, keep_n_of_m, keep_top_of_rows
+from hf_shrink.pruning.patterns import keep_n_of_m, keep_top_of_rows
 
 
 @st.composite
@@ -72,31 +72,6 @@ def test_a_pattern_that_does_not_fit_names_layer_and_shape(n, m, message):
     """A group that wraps into the next row would look like a pattern and be none."""
     with pytest.raises(RecipeError, match=message):
         keep_n_of_m(torch.rand(3, 6), n, m, name="h.0.mlp")
-
-
-def test_blocks_of_the_lowest_mean_go_whole():
-    """By hand: means 1, 5, 2 and 2; half of the blocks is the 1 and the first 2."""
-    scores = torch.tensor([[0.0, 2.0, 9.0, 1.0], [1.0, 1.0, 9.0, 1.0], [2.0, 2.0, 4.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
-    high, low = [False, False, True, True], [False, False, True, True]
-    assert keep_blocks(scores, (2, 2), 0.5).tolist() == [high, high, low, low]
-
-
-@given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.integers(1, 4), st.floats(0, 1), st.floats(0, 1))
-def test_blocks_are_whole_counted_and_nested(high, wide, down, across, first, second):
-    """A block that is half gone takes as much memory and time as a whole one."""
-    shape = (high * down, wide * across)
-    early = keep_blocks(torch.rand(shape).mul(3).round(), (high, wide), min(first, second))
-    mask = keep_blocks(torch.rand(shape), (high, wide), max(first, second), keep=early)
-    tiles = mask.reshape(down, high, across, wide).permute(0, 2, 1, 3).reshape(-1, high * wide).float().mean(dim=1)
-    assert set(tiles.tolist()) <= {0.0, 1.0}
-    assert int((tiles == 0).sum()) == round(max(first, second) * down * across)
-    assert not bool((mask & ~early).any())
-
-
-@pytest.mark.parametrize("block", [(2, 3), (3, 2), (0, 2)])
-def test_blocks_that_do_not_tile_name_layer_and_shape(block):
-    with pytest.raises(RecipeError, match=r"h\.0\.mlp \[4, 8\]: not made of whole blocks"):
-        keep_blocks(torch.rand(4, 8), block, 0.5, name="h.0.mlp")
 
 
 @given(tied_groups(), st.floats(0, 1))

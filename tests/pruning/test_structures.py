@@ -260,3 +260,32 @@ def test_groups_are_found_on_the_meta_device():
         blank = type(model)(model.config)
     shapes = [[(g.name, g.shape, g.removed) for g in groups_of(m, [ffn()])] for m in (model, blank)]
     assert shapes[0] == shapes[1] != []
+
+
+def test_a_block_is_scored_by_its_mean_and_leaves_whole():
+    """By hand: 2 x 4 blocks of a 32 x 32 weight make a grid of 16 x 8; half of it goes, every block whole or not at all."""
+    model = tiny.tiny_classifier("bert")
+    config = PruningConfig(structure="block", block=[2, 4], sparsity=0.5, target_modules=["query"])
+    group, _ = groups_of(model, [config])
+    weight = group.weights[0].weight.detach()
+    assert group.shape == (16, 8) and group.removed == 64
+    expected = torch.stack(
+        [torch.stack([weight[2 * i : 2 * i + 2, 4 * j : 4 * j + 4].abs().mean() for j in range(8)]) for i in range(16)]
+    )
+    torch.testing.assert_close(scores_of(group, {}).float(), expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            {"structure": "block", "block": [3, 4], "sparsity": 0.5},
+            r"block: bert\.\S+ is \[32, 32\], which blocks of \[3, 4\] do not tile",
+        ),
+        ({"structure": "n_of_m", "pattern": [2, 5]}, r"pattern: bert\.\S+ has 32 inputs \[32, 32\], which 5 does not divide"),
+    ],
+)
+def test_shapes_that_do_not_fit_name_layer_and_shape(words, says):
+    """A block that wraps into the next row would look like one and be none."""
+    with pytest.raises(RecipeError, match=says):
+        groups_of(tiny.tiny_classifier("bert"), [PruningConfig(**words)])
