@@ -18,6 +18,7 @@ from hf_shrink.families import family_of, named_layers, stacks_of
 from hf_shrink.pruning.activations import wanda
 from hf_shrink.pruning.calibrate import evaluating
 from hf_shrink.pruning.capture import Call, Stop, capture, counted, without_cache
+from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m, keep_top_of_rows
 from hf_shrink.pruning.sparsegpt import DAMPING, inverse_factor, prune_by_factor
 from hf_shrink.targets import Projection, oriented, projections
@@ -41,11 +42,35 @@ class LayerTarget:
     pattern: tuple[int, int] | None = None
 
 
+class PackedMasks(Mapping[str, Tensor]):
+    """Masks (True = keep, ``[out, in]``) by name, one bit a weight until one is asked for.
+
+    The room is taken at once: pieces that stay, between those that come and go, would keep memory from being used again.
+    """
+
+    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
+        self._shapes = shapes
+        self._bits = {name: torch.zeros((shape.numel() + 7) // 8, dtype=torch.uint8) for name, shape in shapes.items()}
+
+    def put(self, name: str, mask: Tensor) -> None:
+        """Take over one mask."""
+        self._bits[name].copy_(pack(mask))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return unpack(self._bits[name], self._shapes[name], name=name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._shapes)
+
+    def __len__(self) -> int:
+        return len(self._shapes)
+
+
 @torch.no_grad()
 def prune_layerwise(
     model: PreTrainedModel, targets: Mapping[str, LayerTarget], batches: Sequence[Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Prune ``model`` in place and return the masks (True = keep, ``[out, in]``) by projection name.
+) -> PackedMasks:
+    """Prune ``model`` in place and return the masks (True = keep, ``[out, in]``) by projection name, a mapping.
 
     A layer's statistics are taken with the layer whole; then its projections are pruned, and the layer runs again for the
     next one. Padding does not count: positions where ``attention_mask`` (of a decoder that reads an encoder:
@@ -67,13 +92,13 @@ def prune_layerwise(
     layers = named_layers(model, family_of(model, "calibration"))
     inside = {layer: _targets_in(layer, module, targets) for layer, module in layers.items()}
     _check(model, targets, inside)
-    masks: dict[str, Tensor] = {}
+    masks = PackedMasks({name: oriented(module).shape for found in inside.values() for name, module in found.items()})
     with evaluating(model), without_cache(model):
         for stack in _stacks(model, layers):
             last = max((i for i, name in enumerate(stack) if inside[name]), default=-1)
             chosen = dict(list(stack.items())[: last + 1])  # what follows need not run
             if chosen:
-                masks |= _prune_stack(chosen, inside, targets, capture(model, chosen, batches))
+                _prune_stack(chosen, inside, targets, capture(model, chosen, batches), masks)
     return masks
 
 
@@ -82,16 +107,15 @@ def _prune_stack(
     inside: Mapping[str, Mapping[str, Projection]],
     targets: Mapping[str, LayerTarget],
     calls: Sequence[Call],
-) -> dict[str, Tensor]:
-    masks: dict[str, Tensor] = {}
+    masks: PackedMasks,
+) -> None:
     last = list(layers)[-1]
     for name, layer in layers.items():
         if inside[name]:
-            masks |= _prune_layer(name, layer, inside[name], targets, calls)
+            _prune_layer(name, layer, inside[name], targets, calls, masks)
         if name != last:
             for call in calls:
-                call.hidden = call.run(name, layer)
-    return masks
+                call.advance(name, layer)
 
 
 def _prune_layer(
@@ -100,19 +124,19 @@ def _prune_layer(
     modules: Mapping[str, Projection],
     targets: Mapping[str, LayerTarget],
     calls: Sequence[Call],
-) -> dict[str, Tensor]:
+    masks: PackedMasks,
+) -> None:
     statistics = _Statistics(modules, targets)
     with statistics.watching():
         for call in calls:
             statistics.see(name, layer, call)
-    masks: dict[str, Tensor] = {}
     for owner, readers in statistics.readers().items():
         found = statistics.take(owner)
         for reader in readers:
             weight = _finite(oriented(modules[reader]).detach().float(), f"{reader}.weight", "weights")
-            pruned, masks[reader] = _pruned(reader, weight, targets[reader], found)
+            pruned, mask = _pruned(reader, weight, targets[reader], found)
             oriented(modules[reader]).copy_(pruned)
-    return masks
+            masks.put(reader, mask)
 
 
 def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Tensor) -> tuple[Tensor, Tensor]:

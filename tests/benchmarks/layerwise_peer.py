@@ -4,10 +4,14 @@ Every command is a process of its own, and each side runs in its own environment
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +87,14 @@ def prune(
         parameter.data = parameter.data.clone()  # in memory, not in a mapped file, before the memory is looked at
     tokens = torch.load(work / "tokens.pt", weights_only=True)["calibration"]
     run = (ours if side == "hf_shrink" else theirs)(model, tokens, method, pattern)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what loading has freed must neither hide the rise nor count as the model
     Path("/proc/self/clear_refs").write_text("5")
-    before, start, cpu = resident("VmRSS"), time.perf_counter(), time.process_time()
-    run()
-    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+    before, before_own = resident("VmRSS"), resident("RssAnon")
+    with peak_of("RssAnon") as own:
+        start, cpu = time.perf_counter(), time.process_time()
+        run()
+        seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     peak = resident("VmHWM")
     weights = [module.weight for path, module in model.model.layers.named_modules() if isinstance(module, torch.nn.Linear)]
     zeros, entries = sum(int((w == 0).sum()) for w in weights), sum(w.numel() for w in weights)
@@ -97,7 +105,8 @@ def prune(
         "pattern": "50%" if pattern is None else f"{pattern[0]}:{pattern[1]}",
         "seconds": round(seconds, 1),
         "cpu_seconds": round(cpu, 1),
-        "memory_rise": peak - before,
+        "memory_rise": max(own) - before_own,
+        "resident_rise": peak - before,
         "sparsity": zeros / entries,
         "dtype": str(dtype).removeprefix("torch."),
         "threads": threads,
@@ -108,8 +117,26 @@ def prune(
 
 
 def resident(key: str) -> int:
-    """Bytes of ``VmRSS`` (now) or ``VmHWM`` (peak) of this process."""
+    """Bytes of ``VmRSS`` (now), ``VmHWM`` (peak) or ``RssAnon`` (now, without mapped files) of this process."""
     return int(Path("/proc/self/status").read_text().split(f"{key}:")[1].split()[0]) * 1024
+
+
+@contextmanager
+def peak_of(key: str) -> Iterator[list[int]]:
+    """Yield a list of one number: the highest ``resident(key)`` so far, looked at a hundred times a second."""
+    values, done = [resident(key)], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            values[0] = max(values[0], resident(key))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield values
+    finally:
+        done.set()
+        thread.join()
 
 
 @torch.inference_mode()
