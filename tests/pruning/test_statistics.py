@@ -371,6 +371,20 @@ def test_the_first_1024_samples_are_kept_and_no_more():
         recorder.stats("inner")
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_ranks_share_the_room_for_samples(ranks, monkeypatch):
+    """Each rank keeping 1,024 would make the scores, and what they take, depend on the number of ranks."""
+    model = Flat()
+    recorder = Recorder([Watched("inner", model.inner, ("unit_samples", "labels"), (1, 3, 2))])
+    forward = model.forward
+    model.forward = lambda inputs, labels: forward(inputs)
+    monkeypatch.setattr("hf_shrink.pruning.statistics.rank_and_count", lambda: (0, ranks))
+    with recorder.watching(model):
+        for _ in range(3):
+            model(torch.randn(500, 2, 6), labels=torch.zeros(500, dtype=torch.int64))
+    assert recorder.state_dict()["inner/sample_count"].tolist() == [1024 // ranks]
+
+
 @pytest.mark.parametrize("labels", [None, torch.rand(4), torch.zeros(4, 5, dtype=torch.int64)])
 def test_without_one_class_a_sample_there_is_no_information_about_it(labels):
     model = Flat()
