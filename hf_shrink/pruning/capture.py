@@ -148,12 +148,13 @@ def _encoder_modules(model: Any) -> set[int]:
 
 @contextmanager
 def without_cache(model: Any) -> Iterator[None]:
-    """No key-value cache: layers that run twice would append to it twice."""
-    before = getattr(model.config, "use_cache", None)
-    if before is not None:
-        model.config.use_cache = False
+    """No key-value cache, whichever stack's config asks for one: layers that run twice would append to it twice."""
+    configs = {id(module.config): module.config for module in model.modules() if hasattr(module, "config")}
+    before = [(config, config.use_cache) for config in configs.values() if getattr(config, "use_cache", None) is not None]
+    for config, _ in before:
+        config.use_cache = False
     try:
         yield
     finally:
-        if before is not None:
-            model.config.use_cache = before
+        for config, value in before:
+            config.use_cache = value

@@ -1,4 +1,4 @@
-"""Masks with a pattern: n of every m neighbouring inputs, whole blocks, or the same number in every row."""
+"""Masks with a pattern: n of every m neighbouring inputs, or the same number in every row."""
 
 import numpy as np
 import torch
