@@ -1,5 +1,6 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallba
 
 from hf_shrink.data.tokenize import TokenizedSplits, tokenize, tokenize_rows
 from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.files import write_text
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.compare import compare
@@ -19,8 +21,10 @@ from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_classifier, load_tokenizer
 from hf_shrink.models.student import drop_layers
 from hf_shrink.plan import Prepared, prepare, start_of
+from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
 from hf_shrink.pruning.oneshot import needs_data, prune
+from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
@@ -163,10 +167,10 @@ def _student(job: Job, teacher: Path | None) -> Path:
     def write(fresh: Path) -> dict[str, Any]:
         set_seed(recipe.seed)
         model = _start(job, teacher)
-        fractions = fractions_for(recipe, model, job.tokens, job.prepared.tokenizer)
+        fractions = _fractions(job, model)
         if before := [entry for entry in recipe.effective_pruning() if entry.when == "before"]:
             calibration = _calibration(job) if any(map(needs_data, before)) else None
-            model = prune(model, before, calibration, fractions)
+            model = prune(model, before, calibration, _own(fractions, model, before))
         freeze(model, recipe.optimization.freeze, "optimization.freeze")
         live = _live_teacher(job, teacher)
         return _train(job, model, recipe.training, "student", fresh, teacher=live, fractions=fractions)
@@ -187,6 +191,24 @@ def _start(job: Job, teacher: Path | None) -> PreTrainedModel:
         model = drop_layers(model, recipe.student.layers)
     entries = recipe.effective_pruning()
     return cut_at_once(model, entries, _calibration(job) if any(map(reads_data, entries)) else None)
+
+
+def _fractions(job: Job, model: PreTrainedModel) -> dict[str, float]:
+    """What each mask loses by sensitivity: measured once, and the same where a run goes on; a clock never says it twice."""
+    path = job.work.scratch("student") / "fractions.json"
+    known: dict[str, float] | None = agree(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
+    if known is None:
+        known = fractions_for(job.recipe, model, job.tokens, job.prepared.tokenizer)
+        if known and is_leader():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(known))
+    return known
+
+
+def _own(fractions: Mapping[str, float], model: Any, entries: Sequence[PruningConfig]) -> dict[str, float] | None:
+    """The fractions of the masks that ``entries`` share out; None where they share out none."""
+    names = {g.name for g in groups_of(model, entries) if g.config.allocation == "sensitivity"}
+    return {name: fractions[name] for name in names} or None
 
 
 def _calibration(job: Job) -> list[dict[str, Tensor]]:
@@ -232,7 +254,7 @@ def _train(
         teacher=teacher,
         distillation=job.recipe.distillation if is_student else None,
         pruning=masked or None,
-        pruning_fractions=fractions or None,
+        pruning_fractions=_own(fractions or {}, model, masked),
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()

@@ -20,7 +20,9 @@ from hf_shrink.models.load import config_of, load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.reference import shown
 from hf_shrink.models.student import drop_layers
+from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
+from hf_shrink.pruning.pruner import Pruner, check_during
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.plan import keep_plan
@@ -129,6 +131,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     if before := [entry for entry in pruning if entry.when == "before"]:
         cuts += before_words(before, touched(student, before))
         student = outline(student, before)
+    _check_training(student, pruning, steps)
     stages.append(_student(recipe, start, student, steps, cuts))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):
@@ -205,6 +208,15 @@ def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pai
     steps = _steps(config.training, recipe.seed, len(splits.train), "teacher.training")
     does = (f"fine-tunes {config.model} for {steps} steps", *pair.notes)
     return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")
+
+
+def _check_training(student: PreTrainedModel, pruning: Sequence[PruningConfig], steps: int) -> None:
+    """Whatever the trainer's pruner would refuse, before a teacher is trained."""
+    during = [entry for entry in pruning if entry.follows_training]
+    check_during(during)
+    held = [entry.held() for entry in pruning if entry.when == "before" and not entry.makes_smaller]
+    if during or held:
+        Pruner(student, [*during, *held], steps)
 
 
 def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int, cuts: Sequence[str]) -> StagePlan:

@@ -193,7 +193,12 @@ def _labelled(recipe: Recipe, tokenizer: Any) -> list[dict[str, Tensor]]:
 
 def _plain(texts: Path | None, tokenizer: Any, model: Any) -> list[dict[str, Tensor]]:
     assert texts is not None
-    lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()][:ROWS]
+    try:
+        lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()][:ROWS]
+    except FileNotFoundError:
+        raise RecipeError(f"{texts.name}: no such file; name a text file, a sample a line.") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{texts.name}: not UTF-8 text; name a text file, a sample a line.") from None
     if not lines:
         raise RecipeError(f"{texts.name}: no line of text in it.")
     found = []

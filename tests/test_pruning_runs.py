@@ -149,6 +149,9 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
         ("  - {structure: heads, sparsity: 0.9}", "4 of 4 heads; at least 1 must stay"),
         ("  - {structure: n_of_m, pattern: [2, 5]}", r"has 64 inputs \[64, 64\], which 5 does not divide"),
         ("  - {structure: vocabulary, sparsity: 0.99}", "at most"),
+        ("  - {sparsity: 0.3, when: before, criterion: wanda}\n  - {sparsity: 0.8}", "both claim"),
+        ("  - {structure: ffn, sparsity: 0.5, reconstruct: true}", "reconstruct changes weights once, before training"),
+        ("  - {structure: ffn, sparsity: 0.5, criterion: taylor, schedule: constant}", "needs steps to record"),
         ("  - {structure: ffn, sparsity: 0.5, when: before, end_step: 2}", "end_step would be ignored with when: before"),
     ],
 )

@@ -31,7 +31,7 @@ def removed_in_each(scores: Sequence[Tensor], keeps: Sequence[Tensor], removed: 
     for _, group, index in order:
         size = bundles[group][index][1]
         if size > left:
-            break
+            continue
         counts[group] += size
         left -= size
     return counts

@@ -1,13 +1,15 @@
 """Show a model calibration data, so that criteria have something to read."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import inspect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.pruning.statistics import Recorder
 
 
@@ -38,6 +40,34 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
             loss.backward()
             recorder.observe_gradients()
     model.zero_grad(set_to_none=True)
+
+
+def checked_batches(calibration: Iterable[Any], model: Any) -> list[dict[str, Tensor]]:
+    """The batches as a list, each of them what ``model`` can take; a ``RecipeError`` or ``MismatchError`` says what is not."""
+    found: list[dict[str, Tensor]] = []
+    accepted = inspect.signature(model.forward).parameters
+    for index, batch in enumerate(calibration):
+        where = f"calibration batch {index}"
+        if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
+            raise RecipeError(f"{where}: got {type(batch).__name__}; pass a mapping of tensors, the model's keyword arguments.")
+        if odd := [name for name in batch if name not in accepted]:
+            raise RecipeError(f"{where}: {type(model).__name__} takes no {odd[0]!r}; remove the key.")
+        if any(value.dim() == 0 or len(value) == 0 for value in batch.values()) or not batch:
+            raise RecipeError(f"{where}: has no rows; leave it out.")
+        limits = {"input_ids": getattr(model.config, "vocab_size", None), "labels": _classes(model, batch)}
+        for name, limit in limits.items():
+            ids = batch.get(name)
+            if limit is not None and ids is not None and not ids.is_floating_point() and int(ids.max()) >= limit:
+                raise MismatchError(f"{where}: {name} {int(ids.max())}, but the model has {limit}, 0 to {limit - 1}.")
+        found.append(dict(batch))
+    return found
+
+
+def _classes(model: Any, batch: Mapping[str, Tensor]) -> int | None:
+    """How many classes a batch's labels may name, where they are classes of samples."""
+    labels = batch.get("labels")
+    is_classifier = "Classification" in type(model).__name__
+    return int(model.config.num_labels) if labels is not None and labels.dim() == 1 and is_classifier else None
 
 
 @contextmanager

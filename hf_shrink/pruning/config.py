@@ -7,6 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from hf_shrink.config import Config, Listed, Names
+from hf_shrink.errors import RecipeError
 from hf_shrink.tables import pick
 
 Structure = Literal["unstructured", "n_of_m", "block", "heads", "ffn", "layers", "hidden", "vocabulary"]
@@ -155,6 +156,12 @@ class PruningConfig(Config):
                 raise ValueError(f"{key} {value!r:.40} would be ignored with structure: {self.structure}; remove it.")
         if "rounds" in self.model_fields_set and self.schedule != "iterative":
             raise ValueError(f"rounds {self.rounds} would be ignored with schedule: {self.schedule}; set schedule: iterative.")
+        if self.allocation != "uniform" and self.threshold is not None:
+            raise ValueError(f"allocation {self.allocation} would be ignored with threshold; remove it.")
+        if "interval" in self.model_fields_set and self.schedule in ("constant", "one_shot"):
+            raise ValueError(f"interval {self.interval} would be ignored with schedule: {self.schedule}; remove it.")
+        if self.budget == "latency" and not self.makes_smaller:
+            raise ValueError(f"budget latency: zeros of structure: {self.structure} save no time; use budget: parameters.")
         if "schedule" in self.model_fields_set and self.threshold is not None:
             raise ValueError(f"schedule {self.schedule!r} would be ignored with threshold, which decides how much; remove it.")
         if "budget" in self.model_fields_set and self.allocation != "sensitivity":
@@ -172,6 +179,10 @@ class PruningConfig(Config):
         allowed = _SPECIAL.get(self.criterion) if isinstance(self.criterion, str) else None
         if allowed is not None and self.structure not in allowed:
             raise ValueError(f"criterion {self.criterion} is for structure: {' or '.join(allowed)}, not {self.structure}.")
+        if self.criterion == "sparsegpt" and (self.allocation != "uniform" or self.threshold is not None):
+            raise ValueError("criterion sparsegpt takes sparsity or pattern; remove allocation or threshold.")
+        if self.criterion == "mutual_information" and self.structure not in _UNITS:
+            raise ValueError(f"criterion mutual_information scores heads or neurons, not structure: {self.structure}.")
         return self
 
     @model_validator(mode="after")
@@ -237,5 +248,9 @@ _WORDS = {"n_of_m": "pattern", "block": "block"}
 
 
 def as_tuple(configs: PruningConfig | Sequence[PruningConfig]) -> tuple[PruningConfig, ...]:
-    """One entry or several, as several."""
-    return (configs,) if isinstance(configs, PruningConfig) else tuple(configs)
+    """One entry or several, as several; a ``RecipeError`` for anything else."""
+    entries = (configs,) if isinstance(configs, PruningConfig) else tuple(configs)
+    for entry in entries:
+        if not isinstance(entry, PruningConfig):
+            raise RecipeError(f"pruning: got {entry!r:.40}; pass a PruningConfig or a list of them.")
+    return entries

@@ -46,6 +46,10 @@ def cut_hidden(model: PreTrainedModel, keep: Tensor) -> PreTrainedModel:
         MismatchError: a model that is quantised or carries an adapter, a mask of another size or without an entry, or a width
             that its config cannot say.
     """
+    if getattr(model.config, "add_cross_attention", False):
+        raise MismatchError(
+            f"{type(model).__name__}: its cross-attention reads an encoder of another width; structure: hidden cannot cut it."
+        )
     family = family_of(model, "hidden")
     check_prunable(model)
     before, width = int(model.config.hidden_size), int(keep.count_nonzero())

@@ -7,14 +7,15 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.pruning.calibrate import calibrate
+from hf_shrink.finite import check_finite
+from hf_shrink.pruning.calibrate import calibrate, checked_batches
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.criteria import as_criterion
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
 from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.reconstruct import reconstruct
-from hf_shrink.pruning.structures import groups_of
+from hf_shrink.pruning.structures import check_prunable, groups_of
 from hf_shrink.pruning.surgery import shrink
 
 _WHEN = {"schedule", "begin_step", "end_step", "interval", "rounds", "penalty"}
@@ -41,8 +42,10 @@ def prune(
         NonFiniteError: a weight, an activation or a score is NaN or infinite.
     """
     configs = as_tuple(config)
-    batches = None if calibration is None else [dict(batch) for batch in calibration]
-    _check(configs, batches)
+    batches = None if calibration is None else checked_batches(calibration, model)
+    _check(configs, batches, fractions)
+    check_prunable(model)
+    check_finite(model, type(model).__name__)
     groups_of(model, configs, fractions)  # every refusal comes before anything is computed
     cut = cut_at_once(model, configs, batches)
     groups = groups_of(cut, configs, fractions)
@@ -70,6 +73,7 @@ def _masked(
         assert batches is not None, "checked"
         calibrate(own, pruner.recorder, batches)
     pruner.update(1)
+    pruner.apply()  # what is refitted has to see everything that goes
     refitted = [group for group in pruner.groups if group.config.reconstruct]
     if refitted:
         assert batches is not None, "checked"
@@ -83,12 +87,20 @@ def _is_layerwise(config: PruningConfig) -> bool:
     return fits and config.criterion in _LAYERWISE
 
 
-def _check(configs: Sequence[PruningConfig], batches: Sequence[Mapping[str, Tensor]] | None) -> None:
+def _check(
+    configs: Sequence[PruningConfig],
+    batches: Sequence[Mapping[str, Tensor]] | None,
+    fractions: Mapping[str, float] | None,
+) -> None:
     if not configs:
         raise RecipeError("prune: no PruningConfig given; pass at least one.")
     for index, entry in enumerate(configs):
         if ignored := sorted(entry.model_fields_set & _WHEN):
             raise RecipeError(f"pruning.{index}: {', '.join(ignored)} would be ignored without training; remove it.")
+        if "when" in entry.model_fields_set and entry.when == "during":
+            raise RecipeError(f"pruning.{index}: when: during would be ignored without training; remove it.")
+        if entry.allocation == "sensitivity" and fractions is None:
+            raise RecipeError(f"pruning.{index}.allocation: sensitivity needs fractions=; a recipe measures them.")
         if entry.structure == "vocabulary":
             raise RecipeError(f"pruning.{index}.structure: vocabulary cuts the tokenizer as well; a recipe does both.")
     needing = ["reconstruct" if entry.reconstruct else f"criterion {entry.criterion}" for entry in configs if needs_data(entry)]

@@ -19,6 +19,22 @@ from hf_shrink.pruning.sums import GIVEN
 from hf_shrink.pruning.window import window_of
 
 
+def check_during(configs: Sequence[PruningConfig]) -> None:
+    """Refuse, with a ``RecipeError``, entries that a training cannot follow."""
+    for index, entry in enumerate(configs):
+        where = f"pruning.{index}"
+        if entry.is_cut_at_once:
+            raise RecipeError(
+                f"{where}.structure: {entry.structure} is no mask that a training could follow. "
+                "Cut it before (layers, hidden) or after (vocabulary); a recipe does."
+            )
+        if entry.when == "before":
+            raise RecipeError(f"{where}.when: before is not during: call prune() first, or run a recipe, which does.")
+        once = "reconstruct" if entry.reconstruct else "sparsegpt" if entry.criterion == "sparsegpt" else None
+        if once is not None:
+            raise RecipeError(f"{where}: {once} changes weights once, before training; set when: before.")
+
+
 class Pruner:
     """Masks over a model's weights that follow their schedules.
 
@@ -143,6 +159,8 @@ class Pruner:
         if group.sparsity is None:
             return window.is_open(step)
         if group.config.allocation == "global":
+            if not window.is_open(step):
+                return False
             groups = [other for other in self._groups if other.entry == group.entry]
             return sum(self._removed_at(g, step) for g in groups) > sum(self._gone(g) for g in groups)
         return self._removed_at(group, step) > self._gone(group)

@@ -124,7 +124,8 @@ def _seen(name: str, where: tuple[nn.Module, Projection], call: Call, *, output:
 
 
 def _refit(reader: Projection, keep: Tensor, xx: Tensor, xy: Tensor) -> None:
-    ridge = DAMPING * xx.diagonal()[: len(keep)].mean()
+    size = float(xx.diagonal()[: len(keep)].mean())
+    ridge = DAMPING * size if size > 0 else 1.0  # nothing is read: the weights stay
     xx.diagonal()[: len(keep)] += ridge  # the constant feature is not held back
     weight = oriented(reader)
     xy[: len(keep)] += ridge * weight[:, keep].T.double()  # towards the weights as they are, where data says nothing else

@@ -32,7 +32,8 @@ def scores_of(group: Group, stats: Mapping[str, Stats]) -> Tensor:
         (piece,) = group.weights
         return _blocks(_entries(criterion, group, piece, stats), piece.block)
     if criterion.unit is not None:
-        return criterion.unit(stats.get(group.name, {}))
+        found = [_of_units(criterion.unit(stats.get(name, {})), group) for name, _ in _readers(group)]
+        return torch.stack(found).sum(dim=0)
     total = torch.zeros(group.shape, dtype=torch.float64, device=group.weights[0].parameter.device)
     for piece in group.weights:
         scores = _entries(criterion, group, piece, stats).double()
@@ -46,12 +47,28 @@ def watched_of(group: Group) -> tuple[Watched, ...]:
     criterion = criterion_of(group)
     is_units = group.weights[0].axis != "entry"
     if is_units and criterion.unit is not None:
-        reader = group.reader
-        units = (reader.blocks, group.shape.numel(), reader.inner)
-        return (Watched(group.name, _projection(reader), criterion.unit_needs, units),) if criterion.unit_needs else ()
+        if not criterion.unit_needs:
+            return ()
+        return tuple(
+            Watched(name, _projection(piece), criterion.unit_needs, (piece.blocks, group.shape.numel(), piece.inner))
+            for name, piece in _readers(group)
+        )
     if not criterion.needs:
         return ()
     return tuple(Watched(piece.name, _projection(piece), criterion.needs) for piece in group.weights)
+
+
+def _readers(group: Group) -> list[tuple[str, Piece]]:
+    """What reads the units, by the name of its statistics: several projections where a head is the same one in all layers."""
+    readers = [piece for piece in group.weights if piece.axis == "input"]
+    return [(group.name if len(readers) == 1 else piece.name, piece) for piece in readers]
+
+
+def _of_units(scores: Tensor, group: Group) -> Tensor:
+    if not isinstance(scores, Tensor) or scores.shape != group.shape:
+        came = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+        raise RecipeError(f"{group.entry}.criterion: unit scores {came} for {list(group.shape)} units; return one a unit.")
+    return scores.detach().float()
 
 
 def _projection(piece: Piece) -> Projection:

@@ -1,5 +1,6 @@
 """Which parameters each mask covers: single weights of a projection, blocks of them, neurons, or attention heads."""
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -36,11 +37,26 @@ def groups_of(model: Any, configs: Sequence[PruningConfig], fractions: Mapping[s
     for index, config in enumerate(configs):
         if config.is_cut_at_once:
             continue
-        for group in _groups(model, config, f"pruning.{index}", owners, fractions or {}):
+        own = (fractions or {}) if config.allocation == "sensitivity" else {}
+        for group in _groups(model, config, f"pruning.{index}", owners, own):
             for piece in group.pieces:
                 _claim(claims, piece, group)
             found.append(group)
+    _check_fractions(found, fractions)
     return tuple(found)
+
+
+def _check_fractions(groups: Sequence[Group], fractions: Mapping[str, float] | None) -> None:
+    """Each mask shared out by sensitivity has its fraction, and no fraction is for something else."""
+    if fractions is None:
+        return
+    asked = {group.name for group in groups if group.config.allocation == "sensitivity"}
+    if odd := sorted(asked.symmetric_difference(fractions)):
+        what = "has no fraction" if odd[0] in asked else "is no mask of an entry with allocation: sensitivity"
+        raise RecipeError(f"fractions: {odd[0]} {what}; give one for each of {len(asked)} masks.")
+    for name, fraction in fractions.items():
+        if not 0 <= fraction < 1:
+            raise RecipeError(f"fractions: {name}: must be a number in [0, 1), got {fraction!r}.")
 
 
 def _groups(
@@ -110,6 +126,8 @@ def _units(
         if (not config.target_modules or _any_match(units.modules, config.target_modules))
         and not _any_match(units.modules, config.exclude_modules)
     ]
+    for units in every:
+        _refuse_parts(units, config, entry)
     if not found:
         blocks = "feed-forward blocks" if kind == "ffn" else "attention blocks"
         raise RecipeError(f"{entry}.exclude_modules: leaves 0 of {len(every)} {blocks}; remove a pattern.")
@@ -117,6 +135,17 @@ def _units(
         for piece in group.pieces:
             _refuse_ties(piece.parameter, {piece.name}, owners, entry)
     return found
+
+
+def _refuse_parts(units: Units, config: PruningConfig, entry: str) -> None:
+    """Heads that are the same in all layers leave all of them or none."""
+    for field in ("target_modules", "exclude_modules"):
+        patterns = getattr(config, field)
+        alike: dict[str, set[bool]] = {}
+        for name in units.modules if patterns else ():
+            alike.setdefault(re.sub(r"\.\d+(?=\.)", ".*", name), set()).add(_any_match([name], patterns))
+        if split := next((name for name, found in alike.items() if len(found) > 1), None):
+            raise RecipeError(f"{entry}.{field}: names {split} in some layers only, but its heads are one in all; name all.")
 
 
 def _unit_group(units: Units, config: PruningConfig, entry: str, fraction: float | None) -> Group:
@@ -187,3 +216,9 @@ def check_prunable(model: Any) -> None:
         )
     if getattr(model, "peft_config", None):
         raise MismatchError(f"{type(model).__name__} carries an adapter: call merge_and_unload() and prune the result.")
+    for name, module in projections(model).items():
+        if not isinstance(module._parameters.get("weight"), nn.Parameter):
+            raise MismatchError(
+                f"{name}: its weight is computed from others (torch.nn.utils.prune or a parametrization).\n"
+                "Call torch.nn.utils.prune.remove(module, 'weight') or remove_parametrizations(module, 'weight') first."
+            )

@@ -16,7 +16,7 @@ from hf_shrink.loading.oneshot import recorded
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.moments import carried
 from hf_shrink.pruning.penalty import penalty
-from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.pruner import Pruner, check_during
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.training.callbacks import PruningCallback
 from hf_shrink.training.durable import DurableTrainer
@@ -42,22 +42,12 @@ class PruningTrainer(DurableTrainer):
         self.pruning = () if pruning is None else as_tuple(pruning)
         self._fractions = fractions
         self._hooks = ExitStack()
+        check_during(self.pruning)
         for index, entry in enumerate(self.pruning):
-            if entry.is_cut_at_once:
-                raise RecipeError(
-                    f"pruning.{index}.structure: {entry.structure} is no mask that a training could follow. "
-                    "Cut it before (layers, hidden) or after (vocabulary); a recipe does."
-                )
-            if entry.when == "before":
-                raise RecipeError(
-                    f"pruning.{index}.when: before is not during: call prune() first, or run a recipe, which does."
-                )
-            if (
-                word := "reconstruct" if entry.reconstruct else "sparsegpt" if entry.criterion == "sparsegpt" else None
-            ) is not None:
-                raise RecipeError(f"pruning.{index}: {word} changes weights once, before training; set when: before.")
             if entry.allocation == "sensitivity" and not fractions:
                 raise RecipeError(f"pruning.{index}.allocation: sensitivity needs pruning_fractions=, one for each mask.")
+        if fractions and not any(entry.allocation == "sensitivity" for entry in self.pruning):
+            raise RecipeError("pruning_fractions would be ignored: no entry has allocation: sensitivity; remove it.")
         if self.pruning and hasattr(self.student, "peft_config"):
             raise RecipeError(
                 "pruning: a model with adapters cannot be pruned while it trains. Merge the adapters, or leave one out."

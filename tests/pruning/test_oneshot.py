@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.utils.prune
 
-from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.pruning.config import PenaltyConfig, PruningConfig
 from hf_shrink.pruning.criteria import CRITERIA, Criterion
 from hf_shrink.pruning.oneshot import prune
@@ -51,7 +52,7 @@ def test_non_finite_weights_are_refused_by_name():
     model = tiny.tiny_classifier("bert")
     with torch.no_grad():
         model.bert.encoder.layer[1].attention.self.key.weight[3, 4] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"bert\.encoder\.layer\.1\.attention\.self\.key\.weight: 1 of 1024"):
+    with pytest.raises(NonFiniteError, match=r"bert\.encoder\.layer\.1\.attention\.self\.key\.weight"):
         prune(model, PruningConfig(sparsity=0.5))
 
 
@@ -78,12 +79,12 @@ def test_every_criterion_prunes_at_once_and_leaves_the_model_alone(structure, cr
     """Gradients, hooks or a changed mode left behind would spoil what the user does next."""
     model = spread(tiny.tiny_classifier("bert"))
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    if CRITERIA[criterion].function is None and structure == "unstructured":
+        with pytest.raises(RecipeError, match="scores heads or neurons"):
+            PruningConfig(structure=structure, criterion=criterion, sparsity=0.5)
+        return
     config = PruningConfig(structure=structure, criterion=criterion, sparsity=0.5)
     calibration = batches() if CRITERIA[criterion].needs_data else None
-    if CRITERIA[criterion].function is None and structure == "unstructured":
-        with pytest.raises(RecipeError, match="scores whole neurons or heads, not single weights"):
-            prune(model, config, calibration)
-        return
     small = prune(model, config, calibration)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for net in (model, small) for parameter in net.parameters())
@@ -194,7 +195,11 @@ def test_padding_is_no_data():
     [
         ({"criterion": "fisher"}, None, "calibration: criterion fisher needs batches of data"),
         ({"criterion": "fisher"}, [], "calibration: 0 batches"),
-        ({"criterion": "magnitude"}, [{}], "calibration would be ignored: criterion magnitude needs none"),
+        (
+            {"criterion": "magnitude"},
+            [tiny.tiny_inputs("bert")],
+            "calibration would be ignored: criterion magnitude needs none",
+        ),
         ({"structure": "ffn", "reconstruct": True}, None, "calibration: reconstruct needs batches of data"),
         ({"penalty": PenaltyConfig(kind="l1", weight=0.1)}, None, "penalty would be ignored without training"),
         ({"criterion": "taylor"}, [tiny.tiny_inputs("bert")], "no loss from a batch of attention_mask, input_ids; add labels"),
@@ -208,3 +213,89 @@ def test_data_that_is_missing_or_too_much_is_said(words, calibration, says):
 def test_a_vocabulary_needs_its_tokenizer():
     with pytest.raises(RecipeError, match="vocabulary cuts the tokenizer as well; a recipe does both"):
         prune(tiny.tiny_classifier("bert"), PruningConfig(structure="vocabulary", min_count=1))
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ([1, 2], "calibration batch 0: got list; pass a mapping of tensors"),
+        ({"input_ids": [[1, 2]]}, "calibration batch 0: got dict; pass a mapping of tensors"),
+        ({"pixels": torch.ones(1, 2)}, "takes no 'pixels'"),
+        ({"input_ids": torch.ones(0, 4, dtype=torch.long)}, "has no rows"),
+        ({"input_ids": torch.tensor([[99]])}, "input_ids 99, but the model has 20, 0 to 19"),
+        ({"input_ids": torch.tensor([[5]]), "labels": torch.tensor([7])}, "labels 7, but the model has 3, 0 to 2"),
+    ],
+)
+def test_calibration_that_the_model_cannot_take_is_said_before_anything_runs(batch, says):
+    """torch says `index out of range in self`, and which batch it was stays a riddle."""
+    config = PruningConfig(structure="ffn", criterion="fisher", sparsity=0.5)
+    with pytest.raises((RecipeError, MismatchError), match=says):
+        prune(tiny.tiny_classifier("bert"), config, [batch])
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"structure": "ffn", "allocation": "sensitivity"}, "sensitivity needs fractions="),
+        ({"structure": "ffn", "when": "during"}, "when: during would be ignored without training"),
+    ],
+)
+def test_what_only_a_run_can_do_is_refused_at_once(words, says):
+    """Pruned evenly, with `allocation: sensitivity` in its config, a model would be said to be what it is not."""
+    with pytest.raises(RecipeError, match=says):
+        prune(tiny.tiny_classifier("bert"), PruningConfig(sparsity=0.5, **words))
+
+
+@pytest.mark.parametrize(
+    ("fractions", "says"),
+    [({"x": 0.5}, "has no fraction|is no mask"), ({"bert.encoder.layer.0:ffn": 0.5}, "layer.1:ffn has no fraction")],
+)
+def test_fractions_are_those_of_the_masks_and_no_others(fractions, says):
+    config = PruningConfig(structure="ffn", sparsity=0.5, allocation="sensitivity")
+    with pytest.raises(RecipeError, match=says):
+        prune(tiny.tiny_classifier("bert"), config, fractions=fractions)
+    names = [f"bert.encoder.layer.{i}:ffn" for i in range(2)]
+    small = prune(tiny.tiny_classifier("bert"), config, fractions=dict(zip(names, (0.25, 0.75), strict=True)))
+    assert [layer.intermediate.dense.out_features for layer in small.bert.encoder.layer] == [48, 16]
+
+
+def test_weights_that_are_no_numbers_are_refused_wherever_they_are():
+    """A NaN in the embeddings leaves every score finite, and the pruned model worthless."""
+    model = tiny.tiny_classifier("bert")
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight[3, 3] = float("nan")
+    with pytest.raises(NonFiniteError, match="word_embeddings"):
+        prune(model, PruningConfig(structure="ffn", sparsity=0.5))
+
+
+def test_a_weight_that_is_computed_from_others_is_refused_with_the_way_out():
+    """Masks of torch's own pruning beside ours: neither would be what is saved."""
+    model = tiny.tiny_classifier("bert")
+    torch.nn.utils.prune.l1_unstructured(model.bert.encoder.layer[0].intermediate.dense, "weight", 0.5)
+    with pytest.raises(MismatchError, match=r"torch\.nn\.utils\.prune\.remove\(module, 'weight'\)"):
+        prune(model, PruningConfig(structure="ffn", sparsity=0.5))
+
+
+def test_dead_inputs_do_not_stop_a_refit():
+    """Neurons that are all zero give a matrix that cannot be solved; what reads them then stays as it is."""
+    model = tiny.tiny_classifier("bert")
+    with torch.no_grad():
+        model.bert.encoder.layer[0].intermediate.dense.weight.zero_()
+        model.bert.encoder.layer[0].intermediate.dense.bias.zero_()
+    config = PruningConfig(structure="ffn", sparsity=0.5, reconstruct=True)
+    assert all(torch.isfinite(p).all() for p in prune(model, config, batches()).parameters())
+
+
+def test_heads_that_t5_shares_are_scored_by_all_layers():
+    """By hand: unit scores that are the layer's number add up over the layers, and a shape that is wrong is said."""
+    model = tiny.tiny_classifier("t5")
+    seen = []
+    criterion = Criterion(None, unit=lambda stats: seen.append(1) or torch.arange(4.0))
+    prune(model, PruningConfig(structure="heads", criterion=criterion, sparsity=0.5))
+    assert len(seen) == 6, "three kinds of attention, two layers each"
+    wrong = Criterion(None, unit=lambda stats: torch.ones(3))
+    with pytest.raises(RecipeError, match=r"unit scores \[3\] for \[4\] units"):
+        prune(model, PruningConfig(structure="heads", criterion=wrong, sparsity=0.5))
+    one_layer = PruningConfig(structure="heads", sparsity=0.5, target_modules=["encoder.block.0.layer.0.SelfAttention.q"])
+    with pytest.raises(RecipeError, match="in some layers only, but its heads are one in all"):
+        prune(model, one_layer)

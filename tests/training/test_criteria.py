@@ -159,7 +159,7 @@ def test_an_optimizer_without_one_number_a_weight_is_refused(tmp_path):
     [
         (PruningConfig(structure="layers", sparsity=0.5), "layers is no mask that a training could follow"),
         (PruningConfig(structure="vocabulary", min_count=1), "vocabulary is no mask that a training could follow"),
-        (PruningConfig(structure="ffn", sparsity=0.5, reconstruct=True), "reconstruct: would be ignored in training"),
+        (PruningConfig(structure="ffn", sparsity=0.5, reconstruct=True), "reconstruct changes weights once, before training"),
         (PruningConfig(sparsity=0.5, allocation="sensitivity"), "sensitivity needs pruning_fractions="),
     ],
 )
