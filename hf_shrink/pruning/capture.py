@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
 from hf_shrink.errors import MismatchError, RecipeError
+
+_Recorded: TypeAlias = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # hidden states, the rest by position and by name
 
 
 @dataclass
@@ -70,33 +72,44 @@ class Stop(Exception):
 def capture(model: Any, layers: Mapping[str, nn.Module], batches: Sequence[Mapping[str, Any]]) -> list[Call]:
     """How each of ``layers``, a stack, is called for each batch. Only the first one runs: the others are told what it put out.
 
+    Where that is a tensor like the one it read, and nothing else that layers hand on, the first one need not run either, from
+    the second batch on.
+
     Raises:
         RecipeError: a layer is never called, or the batches hold nothing but padding.
         MismatchError: a layer runs twice in one pass, or a mask cannot tell padding.
     """
     decoder = _encoder_modules(model).isdisjoint(id(layer) for layer in layers.values()) and model.config.is_encoder_decoder
-    calls = []
+    calls: list[Call] = []
+    first, alike = next(iter(layers)), False
     for batch in batches:
         inputs = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         mask = _mask(inputs, "attention_mask")
         own = _decoder_mask(inputs) if decoder else mask
-        with _recording(layers) as recorded, suppress(Stop):
+        with _recording(layers, runs=not alike) as (recorded, output), suppress(Stop):
             model(**inputs)
         if absent := [name for name in layers if name not in recorded]:
             raise RecipeError(f"{absent[0]}: the calibration never reaches it; put it in exclude_modules.")
-        first = next(iter(layers))
-        calls.append(
-            Call(recorded[first][0], {name: (args, kwargs) for name, (_, args, kwargs) in recorded.items()}, own, mask)
-        )
+        hidden = recorded[first][0]
+        alike = alike or (isinstance(output[0], Tensor) and output[0].shape == hidden.shape)
+        rest = {name: (args, kwargs) for name, (_, args, kwargs) in recorded.items()}
+        calls.append(Call(_own(hidden, inputs), rest, own, mask))
     if all(call.mask is not None and not bool(call.mask.any()) for call in calls):
         raise RecipeError("calibration: nothing but padding in the attention_mask of every batch; pass some text.")
     return calls
 
 
+def _own(hidden: Tensor, inputs: Mapping[str, Any]) -> Tensor:
+    """``hidden``, which will be written to, or a copy where it is what the caller passed in."""
+    where = hidden.untyped_storage().data_ptr()
+    given = any(isinstance(value, Tensor) and value.untyped_storage().data_ptr() == where for value in inputs.values())
+    return hidden.clone() if given else hidden
+
+
 @contextmanager
-def _recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, tuple[Any, ...], dict[str, Any]]]]:
-    """Hidden states, other arguments by position and by name, for each layer that a forward pass calls; stops at the last."""
-    recorded: dict[str, tuple[Tensor, tuple[Any, ...], dict[str, Any]]] = {}
+def _recording(layers: Mapping[str, nn.Module], *, runs: bool) -> Iterator[tuple[dict[str, _Recorded], list[Any]]]:
+    """What each layer of a forward pass was called with, and what the first put out, if it ``runs``; stops at the last."""
+    recorded: dict[str, _Recorded] = {}
     names = list(layers)
     output: list[Any] = []
 
@@ -107,9 +120,10 @@ def _recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tens
                 raise MismatchError(f"{name}: runs twice in one pass; layer by layer is for layers that run once.")
             recorded[name] = (hidden if name == names[0] else hidden[:0], rest, kwargs)
             if name == names[-1]:
+                output.append(hidden)
                 raise Stop
             if name == names[0]:
-                output.append(forward(hidden, *rest, **kwargs))
+                output.append(forward(hidden, *rest, **kwargs) if runs else hidden)
             return output[0]
 
         return record
@@ -118,7 +132,7 @@ def _recording(layers: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tens
     for name, layer in layers.items():
         layer.forward = stand_in(name, layer.forward)
     try:
-        yield recorded
+        yield recorded, output
     finally:
         for name, layer in layers.items():
             del layer.forward

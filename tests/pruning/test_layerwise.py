@@ -219,6 +219,15 @@ def test_masks_are_the_same_for_one_and_two_threads(criterion):
     assert min(same) > 0.999
 
 
+def test_the_batches_stay_as_they_are():
+    """A model that is given embeddings hands them to its first layer as they are; hidden states are written in place."""
+    model = tiny("llama", layers=3)
+    data = [{"inputs_embeds": torch.randn(2, 6, 32)} for _ in range(2)]
+    before = [batch["inputs_embeds"].clone() for batch in data]
+    prune_layerwise(model, targets(model, HALF["wanda"]), data)
+    assert all(torch.equal(batch["inputs_embeds"], value) for batch, value in zip(data, before, strict=True))
+
+
 def test_only_the_targets_are_pruned_and_layers_without_one_are_passed_through():
     model = tiny("llama", layers=3)
     name = "model.layers.1.mlp.up_proj"
