@@ -74,8 +74,10 @@ def inverse_factor(hessian: Tensor, damping: float, name: str) -> Tensor:
             f"{name}: the Hessian of its inputs has no inverse, even damped by {damping:g} of its mean diagonal {mean:.3g}. "
             "Look at the calibration data, or raise the damping."
         )
-    identity = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
-    inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+    inverse = hessian.zero_() if lower.dtype == hessian.dtype else torch.zeros_like(lower)  # in the room of what is not needed
+    inverse.fill_diagonal_(1.0)
+    torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
+    del lower
     return inverse.flip(0, 1).float()
 
 
