@@ -99,17 +99,12 @@ def fractions_for(
         rows: at most.
 
     Raises:
-        RecipeError: an entry that has nothing to spend: with a threshold, or the latency of zeros; as ``spend``.
+        RecipeError: as ``spend``.
         MismatchError: the model knows hardly more than chance, as with a new head or too few layers left.
         NonFiniteError: as ``sensitivity``.
     """
     configs = recipe.effective_pruning()
     chosen = {f"pruning.{i}": c for i, c in enumerate(configs) if c.allocation == "sensitivity" and not c.is_cut_at_once}
-    for entry, config in chosen.items():
-        if config.threshold is not None:
-            raise RecipeError(f"{entry}.allocation: sensitivity would be ignored, threshold decides; give sparsity instead.")
-        if config.budget == "latency" and not config.makes_smaller:
-            raise RecipeError(f"{entry}.budget: zeros of structure {config.structure} save no latency; use budget: parameters.")
     spent: dict[str, float] = {}
     groups = whole_groups(model, configs) if chosen else ()
     amounts = {entry: config.sparsity for entry, config in chosen.items()}

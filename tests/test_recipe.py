@@ -235,7 +235,7 @@ _ENTRIES = st.fixed_dictionaries(
     optional={
         "begin_step": st.integers(0, 10),
         "end_step": st.none() | st.integers(11, 10**6),
-        "schedule": st.sampled_from(["cubic", "linear", "constant"]),
+        "schedule": st.sampled_from(["cubic", "linear", "exponential"]),
         "interval": st.integers(1, 100),
         "target_modules": st.lists(_NAMES, max_size=3),
     },

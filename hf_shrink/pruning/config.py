@@ -181,7 +181,7 @@ class PruningConfig(Config):
             raise ValueError(f"criterion {self.criterion} is for structure: {' or '.join(allowed)}, not {self.structure}.")
         if self.criterion == "sparsegpt" and (self.allocation != "uniform" or self.threshold is not None):
             raise ValueError("criterion sparsegpt takes sparsity or pattern; remove allocation or threshold.")
-        if self.criterion == "mutual_information" and self.structure not in _UNITS:
+        if self.criterion == "mutual_information" and self.structure in _ENTRIES:
             raise ValueError(f"criterion mutual_information scores heads or neurons, not structure: {self.structure}.")
         return self
 
