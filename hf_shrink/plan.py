@@ -22,6 +22,7 @@ from hf_shrink.models.reference import shown
 from hf_shrink.models.student import drop_layers
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
+from hf_shrink.pruning.oneshot import check_targets_of
 from hf_shrink.pruning.pruner import Pruner, check_during
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
@@ -129,9 +130,9 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
     if before := [entry for entry in pruning if entry.when == "before"]:
+        check_targets_of(student, before)
         cuts += before_words(before, touched(student, before))
         student = outline(student, before)
-    _check_training(student, pruning, steps)
     stages.append(_student(recipe, start, student, steps, cuts))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):
@@ -222,6 +223,7 @@ def _check_training(student: PreTrainedModel, pruning: Sequence[PruningConfig], 
 def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int, cuts: Sequence[str]) -> StagePlan:
     does = [layers_words(recipe, start), *cuts, f"trains for {steps} steps", *distillation_words(recipe.distillation)]
     leaves = _frozen(student, recipe.optimization.freeze, "optimization.freeze")
+    _check_training(student, recipe.effective_pruning(), steps)
     during = [entry for entry in recipe.effective_pruning() if entry.follows_training]
     if during:
         prunes = touched(student, during, steps)

@@ -152,12 +152,30 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
         ("  - {sparsity: 0.3, when: before, criterion: wanda}\n  - {sparsity: 0.8}", "both claim"),
         ("  - {structure: ffn, sparsity: 0.5, reconstruct: true}", "reconstruct changes weights once, before training"),
         ("  - {structure: ffn, sparsity: 0.5, criterion: taylor, schedule: constant}", "needs steps to record"),
+        (
+            "  - {sparsity: 0.5, criterion: wanda, when: before, target_modules: [classifier]}",
+            "not a projection in a transformer layer",
+        ),
         ("  - {structure: ffn, sparsity: 0.5, when: before, end_step: 2}", "end_step would be ignored with when: before"),
     ],
 )
 def test_what_cannot_be_meant_is_found_before_anything_is_trained(folder: Path, pruning, says):
     with pytest.raises(RecipeError, match=says):
         run(recipe(pruning))
+    assert not Path("out/stages").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "says"),
+    [
+        ("{sparsity: 0.5, criterion: movement, begin_step: 1}", "movement reads gradients, but .* is frozen"),
+        ("{sparsity: 0.5, begin_step: 1, penalty: {kind: l1, weight: 0.1}}", "is frozen, so a penalty changes nothing"),
+    ],
+)
+def test_frozen_weights_that_have_to_be_trained_are_found_before_the_teacher_is(folder: Path, entry, says):
+    """A penalty without a gradient only makes the logged loss look worse."""
+    with pytest.raises(RecipeError, match=says):
+        run(recipe(f"  - {entry}", "optimization.freeze=[encoder]"))
     assert not Path("out/stages").exists()
 
 

@@ -1,6 +1,6 @@
 """``prune`` and ``quantize`` for users: what they return can be saved with its own ``save_pretrained``, whatever its shapes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -13,7 +13,11 @@ from hf_shrink.quantization.config import QuantizationConfig
 
 
 def prune(
-    model: PreTrainedModel, config: PruningConfig | Sequence[PruningConfig], calibration: Iterable[Any] | None = None
+    model: PreTrainedModel,
+    config: PruningConfig | Sequence[PruningConfig],
+    calibration: Iterable[Any] | None = None,
+    *,
+    fractions: Mapping[str, float] | None = None,
 ) -> PreTrainedModel:
     """A pruned copy of ``model``, at full sparsity at once: smaller for whole units, with zeros for single weights.
 
@@ -25,13 +29,14 @@ def prune(
         config: one entry or several that do not overlap, without the words that say when.
         calibration: batches (keyword arguments of the forward pass) for criteria that need them; with ``labels`` where
             gradients or labels are read. Padding by ``attention_mask`` does not count.
+        fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
 
     Raises:
         RecipeError: targets that cannot be meant, or something that would be ignored: a schedule, a calibration nobody needs.
         MismatchError: a model that is quantised already or carries an adapter.
         NonFiniteError: a weight is NaN or infinite.
     """
-    return recorded(oneshot.prune(model, config, calibration))
+    return recorded(oneshot.prune(model, config, calibration, fractions))
 
 
 def quantize(model: PreTrainedModel, config: QuantizationConfig) -> PreTrainedModel:

@@ -90,8 +90,7 @@ def prune_layerwise(
     if not batches:
         raise RecipeError("calibration: 0 batches; pass at least one.")
     layers = named_layers(model, family_of(model, "calibration"))
-    inside = {layer: _targets_in(layer, module, targets) for layer, module in layers.items()}
-    _check(model, targets, inside)
+    inside = check_targets(model, targets)
     masks = PackedMasks({name: oriented(module).shape for found in inside.values() for name, module in found.items()})
     with evaluating(model), without_cache(model):
         for stack in _stacks(model, layers):
@@ -243,7 +242,10 @@ def _targets_in(layer: str, module: nn.Module, targets: Mapping[str, LayerTarget
     return {name: found for name, found in every.items() if name in targets}
 
 
-def _check(model: nn.Module, targets: Mapping[str, LayerTarget], inside: Mapping[str, Mapping[str, Projection]]) -> None:
+def check_targets(model: Any, targets: Mapping[str, LayerTarget]) -> dict[str, dict[str, Projection]]:
+    """The targets by layer; refuses, with a ``RecipeError``, what cannot be pruned layer by layer. Works on a model on meta."""
+    layers = named_layers(model, family_of(model, "calibration"))
+    inside = {layer: _targets_in(layer, module, targets) for layer, module in layers.items()}
     modules = {name: module for found in inside.values() for name, module in found.items()}
     for name, target in targets.items():
         if name not in modules:
@@ -256,6 +258,7 @@ def _check(model: nn.Module, targets: Mapping[str, LayerTarget], inside: Mapping
             raise RecipeError(f"{name}: sparsity {target.sparsity} and pattern {target.pattern}; give one of the two.")
         if target.pattern is not None:
             check_n_of_m(tuple(oriented(modules[name]).shape), *target.pattern, name=name)
+    return inside
 
 
 def _finite(values: Tensor, name: str, what: str) -> Tensor:

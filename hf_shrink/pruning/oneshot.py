@@ -12,7 +12,7 @@ from hf_shrink.pruning.calibrate import calibrate, checked_batches
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.criteria import as_criterion
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
-from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
+from hf_shrink.pruning.layerwise import LayerTarget, check_targets, prune_layerwise
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.reconstruct import reconstruct
 from hf_shrink.pruning.structures import check_prunable, groups_of
@@ -46,18 +46,26 @@ def prune(
     _check(configs, batches, fractions)
     check_prunable(model)
     check_finite(model, type(model).__name__)
-    groups_of(model, configs, fractions)  # every refusal comes before anything is computed
+    check_targets_of(model, configs)  # every refusal comes before anything is computed
     cut = cut_at_once(model, configs, batches)
-    groups = groups_of(cut, configs, fractions)
+    later = check_targets_of(cut, configs, fractions)
     together = [entry for entry in configs if not _is_layerwise(entry) and not entry.is_cut_at_once]
     small = _masked(cut, together, batches, fractions) if together else copy.deepcopy(cut)
-    later = {
-        g.name: LayerTarget(g.config.criterion, g.config.sparsity, g.config.pattern) for g in groups if _is_layerwise(g.config)
-    }
     if later:
         assert batches is not None, "checked"
         prune_layerwise(small, later, batches)
     return small
+
+
+def check_targets_of(
+    model: PreTrainedModel, configs: Sequence[PruningConfig], fractions: Mapping[str, float] | None = None
+) -> dict[str, LayerTarget]:
+    """What of ``configs`` is pruned layer by layer, by projection; errors as ``prune``. Works on a model on meta."""
+    groups = [group for group in groups_of(model, configs, fractions) if _is_layerwise(group.config)]
+    later = {g.name: LayerTarget(g.config.criterion, g.config.sparsity, g.config.pattern) for g in groups}
+    if later:
+        check_targets(model, later)
+    return later
 
 
 def _masked(

@@ -102,11 +102,6 @@ class Group:
         return None if self.sparsity is None else removed_count(self.sparsity, self.shape.numel())
 
     @property
-    def reader(self) -> Piece:
-        """The weight that reads the units."""
-        return next(piece for piece in self.pieces if piece.axis == "input" and not isinstance(piece.module, nn.Embedding))
-
-    @property
     def weights(self) -> tuple[Piece, ...]:
         """The weights of projections: what a criterion scores."""
         return tuple(p for p in self.pieces if p.attribute == "weight" and not isinstance(p.module, nn.Embedding))

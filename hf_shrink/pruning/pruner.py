@@ -15,7 +15,7 @@ from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.scores import scores_of, watched_of
 from hf_shrink.pruning.statistics import Recorder
 from hf_shrink.pruning.structures import groups_of
-from hf_shrink.pruning.sums import GIVEN
+from hf_shrink.pruning.sums import FROM_GRADIENTS, GIVEN
 from hf_shrink.pruning.window import window_of
 
 
@@ -70,6 +70,7 @@ class Pruner:
         watched = [item for group in self._groups for item in watched_of(group)]
         self.recorder = Recorder(watched) if watched else None
         for group in self._groups:
+            _refuse_frozen(group)
             if any(item.wanted - GIVEN for item in watched_of(group)) and self._due(group, 0):
                 raise RecipeError(
                     f"{group.entry}.begin_step: criterion {group.config.criterion} needs steps to record before the first "
@@ -208,6 +209,20 @@ class Pruner:
         if self._masks[group.name].device != device:
             self._masks[group.name] = self._masks[group.name].to(device)
         return self._masks[group.name]
+
+
+def _refuse_frozen(group: Group) -> None:
+    """What reads or makes gradients has nothing to go by where weights are not trained."""
+    frozen = [piece.name for piece in group.weights if not piece.parameter.requires_grad]
+    if frozen and group.config.penalty is not None:
+        raise RecipeError(f"{group.entry}.penalty: {frozen[0]} is frozen, so a penalty changes nothing; remove one of the two.")
+    watched = {item.module for item in watched_of(group) if item.wanted & FROM_GRADIENTS}
+    for piece in group.weights:
+        if piece.module in watched and not piece.parameter.requires_grad:
+            raise RecipeError(
+                f"{group.entry}.criterion: {group.config.criterion} reads gradients, but {piece.name} is frozen; "
+                "train it, exclude it, or use another criterion."
+            )
 
 
 def _moments(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> list[Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.utils.prune
 
+import hf_shrink
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.pruning.config import PenaltyConfig, PruningConfig
 from hf_shrink.pruning.criteria import CRITERIA, Criterion
@@ -257,6 +258,14 @@ def test_fractions_are_those_of_the_masks_and_no_others(fractions, says):
     names = [f"bert.encoder.layer.{i}:ffn" for i in range(2)]
     small = prune(tiny.tiny_classifier("bert"), config, fractions=dict(zip(names, (0.25, 0.75), strict=True)))
     assert [layer.intermediate.dense.out_features for layer in small.bert.encoder.layer] == [48, 16]
+
+
+def test_the_public_call_takes_fractions_and_layers_may_leave_first():
+    """The names are those of the model that is left: the one before has a layer more, which nobody measured."""
+    config = PruningConfig(structure="ffn", sparsity=0.5, allocation="sensitivity")
+    entries = [PruningConfig(structure="layers", sparsity=0.5), config]
+    small = hf_shrink.prune(tiny.tiny_classifier("bert"), entries, fractions={"bert.encoder.layer.0:ffn": 0.25})
+    assert [layer.intermediate.dense.out_features for layer in small.bert.encoder.layer] == [48]
 
 
 def test_weights_that_are_no_numbers_are_refused_wherever_they_are():
