@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import nn
 
-from hf_shrink.families import Attention, Family, stacks_of
+from hf_shrink.anatomy import Attention, Family
+from hf_shrink.families import stacks_of
 from hf_shrink.targets import features, projections
 
 

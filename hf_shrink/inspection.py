@@ -16,8 +16,9 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from hf_shrink.anatomy import Family, Stack
 from hf_shrink.errors import IntegrityError, MismatchError
-from hf_shrink.families import FAMILIES, Family, Stack
+from hf_shrink.families import FAMILIES
 from hf_shrink.lines import first_line
 from hf_shrink.models.reference import local_folder
 

@@ -1,6 +1,5 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,23 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, set_seed
 
-from hf_shrink.data.tokenize import TokenizedSplits, tokenize, tokenize_rows
+from hf_shrink.data.tokenize import tokenize, tokenize_rows
 from hf_shrink.distillation.teacher import Teacher
-from hf_shrink.files import write_text
+from hf_shrink.job import Job, calibration_batches, fractions_of, live_teacher, measured_fractions, start_student
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_classifier, load_tokenizer
-from hf_shrink.models.student import drop_layers
-from hf_shrink.plan import Prepared, prepare, start_of
-from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.cuts import cut_at_once, reads_data
+from hf_shrink.plan import prepare
 from hf_shrink.pruning.oneshot import needs_data, prune
-from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
@@ -35,7 +29,6 @@ from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
 from hf_shrink.resume import open_folder
-from hf_shrink.sensitivity import fractions_for
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.space import check_free, checkpoints_kept
@@ -45,7 +38,6 @@ from hf_shrink.workspace import Follower, Workspace
 
 MASKS = "masks/masks.safetensors"  # below the stage's folder: beside the weights it would be counted as weights
 FINAL = "final"
-CALIBRATION_ROWS, CALIBRATION_BATCH = 512, 32
 
 
 @dataclass(frozen=True)
@@ -73,16 +65,6 @@ class Outcome:
         from rich.console import Group
 
         return Group(self.comparison().rich(), *(f"- {remark}" for remark in self.report["remarks"]), f"wrote {self.folder}")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What every stage needs."""
-
-    recipe: Recipe
-    prepared: Prepared
-    tokens: TokenizedSplits
-    work: Follower
 
 
 def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str] = ()) -> Outcome:
@@ -149,7 +131,7 @@ def _teacher(job: Job) -> Path | None:
     def write(fresh: Path) -> dict[str, Any]:
         assert config is not None and config.training is not None
         if job.recipe.student.start == "model":
-            _start(job, None)  # weights that the student cannot start from are found before the teacher is trained
+            start_student(job, None)  # weights that the student cannot start from are found before the teacher is trained
         set_seed(job.recipe.seed)
         names = job.prepared.splits.label_names
         model = load_classifier(config.model, label_names=names, revision=config.revision, new_head=True)
@@ -166,67 +148,17 @@ def _student(job: Job, teacher: Path | None) -> Path:
 
     def write(fresh: Path) -> dict[str, Any]:
         set_seed(recipe.seed)
-        model = _start(job, teacher)
-        fractions = _fractions(job, model)
+        model = start_student(job, teacher)
+        fractions = measured_fractions(job, model)
         if before := [entry for entry in recipe.effective_pruning() if entry.when == "before"]:
-            calibration = _calibration(job) if any(map(needs_data, before)) else None
-            model = prune(model, before, calibration, _own(fractions, model, before))
+            calibration = calibration_batches(job) if any(map(needs_data, before)) else None
+            model = prune(model, before, calibration, fractions_of(fractions, model, before))
         freeze(model, recipe.optimization.freeze, "optimization.freeze")
-        live = _live_teacher(job, teacher)
+        live = live_teacher(job, teacher)
         return _train(job, model, recipe.training, "student", fresh, teacher=live, fractions=fractions)
 
     _together(job.work, "student", write)
     return job.work.stage_folder("student")
-
-
-def _start(job: Job, teacher: Path | None) -> PreTrainedModel:
-    recipe = job.recipe
-    if recipe.student.start == "teacher" and teacher is not None:
-        model = load_classifier(str(teacher), new_head=False)
-    else:
-        reference, revision = start_of(recipe)
-        names = job.prepared.splits.label_names
-        model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
-    if recipe.student.layers is not None:
-        model = drop_layers(model, recipe.student.layers)
-    entries = recipe.effective_pruning()
-    return cut_at_once(model, entries, _calibration(job) if any(map(reads_data, entries)) else None)
-
-
-def _fractions(job: Job, model: PreTrainedModel) -> dict[str, float]:
-    """What each mask loses by sensitivity: measured once, and the same where a run goes on; a clock never says it twice."""
-    path = job.work.scratch("student") / "fractions.json"
-    known: dict[str, float] | None = agree(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
-    if known is None:
-        known = fractions_for(job.recipe, model, job.tokens, job.prepared.tokenizer)
-        if known and is_leader():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(known))
-    return known
-
-
-def _own(fractions: Mapping[str, float], model: Any, entries: Sequence[PruningConfig]) -> dict[str, float] | None:
-    """The fractions of the masks that ``entries`` share out; None where they share out none."""
-    names = {g.name for g in groups_of(model, entries) if g.config.allocation == "sensitivity"}
-    return {name: fractions[name] for name in names} or None
-
-
-def _calibration(job: Job) -> list[dict[str, Tensor]]:
-    """The first training rows in batches, for what is decided before training."""
-    rows, pad = job.tokens.train, DataCollatorWithPadding(job.prepared.tokenizer)
-    starts = range(0, min(CALIBRATION_ROWS, len(rows)), CALIBRATION_BATCH)
-    return [dict(pad([rows[i] for i in range(start, min(start + CALIBRATION_BATCH, len(rows)))])) for start in starts]
-
-
-def _live_teacher(job: Job, folder: Path | None) -> Teacher | None:
-    config, pair = job.recipe.teacher, job.prepared.pair
-    if config is None or job.recipe.distillation is None:
-        return None
-    assert pair is not None
-    reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
-    return Teacher(
-        load_classifier(reference, revision=revision, dtype=config.dtype, new_head=False), label_order=pair.label_order
-    )
 
 
 def _train(
@@ -254,7 +186,7 @@ def _train(
         teacher=teacher,
         distillation=job.recipe.distillation if is_student else None,
         pruning=masked or None,
-        pruning_fractions=_own(fractions or {}, model, masked),
+        pruning_fractions=fractions_of(fractions or {}, model, masked),
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()

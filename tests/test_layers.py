@@ -8,14 +8,15 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hf_shrink"
 LAYERS = [
     {"errors"},
-    {"families", "heads", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks", "workspace"}
-    | {"yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
+    {"anatomy", "families", "heads", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks"}
+    | {"workspace", "yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
     {"words", "answers", "vocabulary", "trained"},
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},
     {"sensitivity"},
+    {"job"},
     {"pipeline"},
     {"cli", "__main__"},
 ]

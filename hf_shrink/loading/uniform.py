@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_shrink.anatomy import Family
 from hf_shrink.errors import IntegrityError, MismatchError
-from hf_shrink.families import Family, family_of, stacks_of
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.heads import fit_attributes, heads_of
 from hf_shrink.lines import few
 from hf_shrink.loading.save import record_shapes

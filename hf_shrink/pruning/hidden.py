@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_shrink.anatomy import Family
 from hf_shrink.errors import MismatchError, RecipeError
-from hf_shrink.families import Family, family_of, stacks_of
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.heads import fit_attributes
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.masks import keep_top

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_shrink.anatomy import Stack
 from hf_shrink.errors import NonFiniteError, RecipeError
-from hf_shrink.families import Stack, family_of, stacks_of
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.influence import block_influence
 from hf_shrink.pruning.masks import keep_top, removed_count

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_shrink.anatomy import Family
 from hf_shrink.errors import MismatchError
-from hf_shrink.families import FAMILIES, Family, stacks_of
+from hf_shrink.families import FAMILIES, stacks_of
 from hf_shrink.heads import fit_attributes, heads_of
 from hf_shrink.pruning.pieces import Piece
 from hf_shrink.pruning.units import NOUNS, Units, units_of

@@ -7,7 +7,8 @@ from typing import Any, Literal, TypeAlias
 
 from torch import nn
 
-from hf_shrink.families import Attention, Family, Stack, named_layers, stack_by_layer
+from hf_shrink.anatomy import Attention, Family, Stack
+from hf_shrink.families import named_layers, stack_by_layer
 from hf_shrink.heads import heads_of
 from hf_shrink.pruning.masks import removed_count
 from hf_shrink.pruning.pieces import Piece

@@ -10,8 +10,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_shrink.anatomy import Family
 from hf_shrink.errors import MismatchError
-from hf_shrink.families import Family, family_of, stacks_of
+from hf_shrink.families import family_of, stacks_of
 from hf_shrink.heads import heads_of
 from hf_shrink.pruning.surgery import configured_width
 from hf_shrink.pruning.units import units_of

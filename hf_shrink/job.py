@@ -1,0 +1,88 @@
+"""What the stages of one run have in common: where the student starts, what it is calibrated on, whom it learns from."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import DataCollatorWithPadding, PreTrainedModel
+
+from hf_shrink.data.tokenize import TokenizedSplits
+from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.files import write_text
+from hf_shrink.models.load import load_classifier
+from hf_shrink.models.student import drop_layers
+from hf_shrink.plan import Prepared, start_of
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.cuts import cut_at_once, reads_data
+from hf_shrink.pruning.structures import groups_of
+from hf_shrink.ranks import agree, is_leader
+from hf_shrink.recipe import Recipe
+from hf_shrink.sensitivity import fractions_for
+from hf_shrink.workspace import Follower
+
+CALIBRATION_ROWS, CALIBRATION_BATCH = 512, 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage needs."""
+
+    recipe: Recipe
+    prepared: Prepared
+    tokens: TokenizedSplits
+    work: Follower
+
+
+def start_student(job: Job, teacher: Path | None) -> PreTrainedModel:
+    """The student before training, without what its config removes at once; ``teacher`` is the folder of a trained one."""
+    recipe = job.recipe
+    if recipe.student.start == "teacher" and teacher is not None:
+        model = load_classifier(str(teacher), new_head=False)
+    else:
+        reference, revision = start_of(recipe)
+        names = job.prepared.splits.label_names
+        model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
+    if recipe.student.layers is not None:
+        model = drop_layers(model, recipe.student.layers)
+    entries = recipe.effective_pruning()
+    return cut_at_once(model, entries, calibration_batches(job) if any(map(reads_data, entries)) else None)
+
+
+def measured_fractions(job: Job, model: PreTrainedModel) -> dict[str, float]:
+    """What each mask loses by sensitivity: measured once, and the same where a run goes on; a clock never says it twice."""
+    path = job.work.scratch("student") / "fractions.json"
+    known: dict[str, float] | None = agree(json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None)
+    if known is None:
+        known = fractions_for(job.recipe, model, job.tokens, job.prepared.tokenizer)
+        if known and is_leader():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(known))
+    return known
+
+
+def fractions_of(fractions: Mapping[str, float], model: Any, entries: Sequence[PruningConfig]) -> dict[str, float] | None:
+    """The fractions of the masks that ``entries`` share out; None where they share out none."""
+    names = {g.name for g in groups_of(model, entries) if g.config.allocation == "sensitivity"}
+    return {name: fractions[name] for name in names} or None
+
+
+def calibration_batches(job: Job) -> list[dict[str, Tensor]]:
+    """The first training rows in batches, for what is decided before training."""
+    rows, pad = job.tokens.train, DataCollatorWithPadding(job.prepared.tokenizer)
+    starts = range(0, min(CALIBRATION_ROWS, len(rows)), CALIBRATION_BATCH)
+    return [dict(pad([rows[i] for i in range(start, min(start + CALIBRATION_BATCH, len(rows)))])) for start in starts]
+
+
+def live_teacher(job: Job, folder: Path | None) -> Teacher | None:
+    """The teacher in memory, from ``folder`` where it was trained in this run; None where nothing is distilled."""
+    config, pair = job.recipe.teacher, job.prepared.pair
+    if config is None or job.recipe.distillation is None:
+        return None
+    assert pair is not None
+    reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
+    return Teacher(
+        load_classifier(reference, revision=revision, dtype=config.dtype, new_head=False), label_order=pair.label_order
+    )
