@@ -1,6 +1,7 @@
 """``hf-shrink prune`` and ``hf-shrink export``: one step on one model, without a training."""
 
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
+from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import prune
 from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
@@ -90,8 +92,7 @@ def prune_model(
     check_empty(folder)
     stands_for = None
     if save_recipe is not None and recipe is not None:
-        if save_recipe.exists():
-            raise RecipeError(f"{save_recipe.name}: is there already and stays as it is; name another file.")
+        _check_new(save_recipe)
         stands_for = recipe_for(recipe, entry, reference).to_yaml()
     model, tokenizer = load_model(reference, revision=revision), _tokenizer(reference, revision)
     batches = None
@@ -102,7 +103,7 @@ def prune_model(
     small = prune(model, entry, batches)
     made = write(small, folder, tokenizer, before=model)
     if stands_for is not None and save_recipe is not None:
-        save_recipe.write_text(stands_for, encoding="utf-8")
+        write_text(save_recipe, stands_for)
     return made
 
 
@@ -176,6 +177,19 @@ def check_empty(folder: Path) -> None:
         raise RecipeError(f"{folder.name}: is a file; name a folder.")
     if folder.is_dir() and (found := sorted(path.name for path in folder.iterdir())):
         raise RecipeError(f"{folder.name}: not empty ({', '.join(found[:3])}); name a new folder.")
+
+
+def _check_new(file: Path) -> None:
+    """Refuse a file that is there, or that cannot be written when the work is done."""
+    if file.exists():
+        raise RecipeError(f"{file.name}: is there already and stays as it is; name another file.")
+    try:
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
+    except OSError as error:
+        raise ResourceError(
+            f"{file.name}: cannot be written there ({error.strerror}). Name a file in a folder that takes it."
+        ) from None
 
 
 def _tokenizer(reference: str, revision: str | None) -> Any:

@@ -205,6 +205,9 @@ def test_the_shortcut_can_say_the_recipe_that_it_stands_for(folder: Path):
     assert made.returncode == 4, "there is no such model yet"
     assert not Path("new.yaml").exists() and not Path("small").exists()
     run(recipe("  - {sparsity: 0.5}"))
+    lost = cli("prune", "out/stages/teacher", "small", *words, "--save-recipe", "nowhere/new.yaml")
+    assert lost.returncode == 4 and "cannot be written there" in lost.stderr, lost.stderr
+    assert not Path("small").exists(), "found before the model is pruned, not after"
     made = cli("prune", "out/stages/teacher", "small", *words, "--save-recipe", "new.yaml")
     assert made.returncode == 0, made.stderr
     again = Recipe.from_yaml("new.yaml")

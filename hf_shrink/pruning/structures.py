@@ -134,7 +134,21 @@ def _units(
     for group in found:
         for piece in group.pieces:
             _refuse_ties(piece.parameter, {piece.name}, owners, entry)
+    if config.allocation == "global":
+        _refuse_uneven(found, entry)
     return found
+
+
+def _refuse_uneven(groups: Sequence[Group], entry: str) -> None:
+    """Where units leave in bundles of several sizes, the ones with the lowest scores may not add up to what is asked for."""
+    multiple = groups[0].multiple
+    for group in groups:
+        if multiple > 1 and (group.multiple != multiple or group.shape.numel() % multiple):
+            raise RecipeError(
+                f"{entry}.allocation: global cannot end where it should: {group.name} has {group.shape.numel()} units in "
+                f"multiples of {group.multiple}, {groups[0].name} has {groups[0].shape.numel()} in multiples of {multiple}; "
+                "set round_to: 1, or allocation: uniform."
+            )
 
 
 def _refuse_parts(units: Units, config: PruningConfig, entry: str) -> None:

@@ -9,6 +9,7 @@ of calibration counts as a step. A seed is the order of the data and the dropout
 Half the heads and half the feed-forward neurons of every layer:
     peer    torch-pruning 1.6.1, group magnitude at once through its dependency graph, then labels alone
     ours    Fisher information of gates at once, least-squares reconstruction, then distillation
+    gradual the same criterion on a cubic schedule over the first half of the steps, distillation all the way
 80 percent of the weights of every projection in the layers:
     peer    magnitude on a cubic schedule, labels alone
     ours    SparseGPT at once, then distillation with the zeros held
@@ -43,6 +44,10 @@ HALF = [
 EIGHTY = PruningConfig(criterion="sparsegpt", sparsity=0.8)
 HELD = PruningConfig(sparsity=0.8, schedule="constant")  # the smallest 80 percent are the zeros that are there
 GRADUAL = PruningConfig(sparsity=0.8, schedule="cubic", end_step=STEPS // 2, interval=5)
+SLOWLY = [
+    PruningConfig(structure=structure, criterion="fisher", sparsity=0.5, begin_step=5, end_step=STEPS // 2, interval=5)
+    for structure in ("heads", "ffn")
+]
 DISTILLATION = DistillationConfig(alpha=0.9, losses=(LossTerm(loss="forward_kl", temperature=2.0),))
 T_975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t for 1, 2, ... degrees of freedom
 
@@ -73,7 +78,7 @@ class Variant:
 
     start: Callable[[nn.Module, Data], Any]
     steps: int
-    pruning: PruningConfig | None = None
+    pruning: PruningConfig | Sequence[PruningConfig] | None = None
     distils: bool = False
 
 
@@ -82,6 +87,7 @@ VARIANTS = {
     "half, hf_shrink": Variant(
         lambda teacher, data: prune(teacher, HALF, calibration=data.calibration()), STEPS - CALIBRATION, distils=True
     ),
+    "half, hf_shrink gradual": Variant(lambda teacher, data: copy.deepcopy(teacher), STEPS, SLOWLY, distils=True),
     "80 %, gradual magnitude": Variant(lambda teacher, data: copy.deepcopy(teacher), STEPS, GRADUAL),
     "80 %, hf_shrink": Variant(
         lambda teacher, data: prune(teacher, EIGHTY, calibration=data.calibration()), STEPS - CALIBRATION, HELD, distils=True
@@ -90,6 +96,8 @@ VARIANTS = {
 BOUNDS = [  # name, better, worse, points
     ("half, above torch-pruning", "half, hf_shrink", "half, torch-pruning", 1.5),
     ("half, above teacher", "half, hf_shrink", "teacher", -2.0),
+    ("gradual, above torch-pruning", "half, hf_shrink gradual", "half, torch-pruning", 1.5),
+    ("gradual, above teacher", "half, hf_shrink gradual", "teacher", -2.0),
     ("80 %, above gradual magnitude", "80 %, hf_shrink", "80 %, gradual magnitude", 3.0),
 ]
 

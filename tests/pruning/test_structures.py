@@ -8,6 +8,7 @@ from transformers import AlbertConfig, AlbertForSequenceClassification
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, layers_of
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.oneshot import prune
 from hf_shrink.pruning.scores import scores_of
 from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.units import kept_units
@@ -289,3 +290,13 @@ def test_shapes_that_do_not_fit_name_layer_and_shape(words, says):
     """A block that wraps into the next row would look like one and be none."""
     with pytest.raises(RecipeError, match=says):
         groups_of(tiny.tiny_classifier("bert"), [PruningConfig(**words)])
+
+
+def test_masks_that_compete_in_bundles_of_several_sizes_are_refused():
+    """64 and 60 neurons in eights: 12 fewer would be bundles of 4 and 8, taken or not by their scores."""
+    model = tiny.tiny_classifier("bert")
+    model = prune(model, PruningConfig(structure="ffn", sparsity=4 / 64, round_to=4, target_modules=["layer.1.output.dense"]))
+    with pytest.raises(RecipeError, match=r"has 60 units in multiples of 8.* set round_to: 1"):
+        groups_of(model, [ffn(allocation="global", criterion="taylor")])
+    assert len(groups_of(model, [ffn(allocation="global", criterion="taylor", round_to=1)])) == 2
+    assert len(groups_of(model, [ffn(allocation="global", criterion="taylor", round_to=4)])) == 2
