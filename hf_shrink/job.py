@@ -13,7 +13,7 @@ from hf_shrink.data.tokenize import TokenizedSplits
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.files import write_text
 from hf_shrink.models.load import load_classifier
-from hf_shrink.models.student import drop_layers
+from hf_shrink.models.student import layers_left
 from hf_shrink.plan import Prepared, start_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
@@ -45,8 +45,7 @@ def start_student(job: Job, teacher: Path | None) -> PreTrainedModel:
         reference, revision = start_of(recipe)
         names = job.prepared.splits.label_names
         model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
-    if recipe.student.layers is not None:
-        model = drop_layers(model, recipe.student.layers)
+    model = layers_left(model, recipe.student)
     entries = recipe.effective_pruning()
     return cut_at_once(model, entries, calibration_batches(job) if any(map(reads_data, entries)) else None)
 

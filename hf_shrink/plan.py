@@ -19,7 +19,7 @@ from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.models.load import config_of, load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.reference import shown
-from hf_shrink.models.student import drop_layers
+from hf_shrink.models.student import layers_left
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
 from hf_shrink.pruning.oneshot import check_targets_of
@@ -126,7 +126,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken)
         stages.append(_teacher(recipe, splits, teacher, pair))
     pruning = recipe.effective_pruning()
-    student = start if recipe.student.layers is None else drop_layers(start, recipe.student.layers)
+    student = layers_left(start, recipe.student)
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
     if before := [entry for entry in pruning if entry.when == "before"]:

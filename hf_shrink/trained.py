@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.models.load import load_classifier
-from hf_shrink.models.student import drop_layers
+from hf_shrink.models.student import layers_left
 from hf_shrink.recipe import Recipe
 from hf_shrink.workspace import MANIFEST, STAGES
 
@@ -57,7 +57,7 @@ def trained_start(
             "Its quality on this data would be chance, and so would every loss. Run the recipe first: what it trains in "
             "output_dir is taken."
         ) from error
-    return (model if recipe.student.layers is None else drop_layers(model, recipe.student.layers)), came_from
+    return layers_left(model, recipe.student), came_from
 
 
 def _recorded(folder: Path) -> tuple[set[str], Recipe | None]:

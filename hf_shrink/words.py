@@ -18,7 +18,7 @@ def layers_words(recipe: Recipe, start: Any) -> str:
     if recipe.student.layers is None:
         return f"starts from {source}"
     total = len(stacks_of(start, family_of(start, "student.layers"))[0][1])
-    kept = kept_layers(total, recipe.student.layers)
+    kept = kept_layers(total, recipe.student.layers, recipe.student.layer_choice)
     return f"starts from layers {', '.join(map(str, kept))} of {source}'s {total} (counted from 0)"
 
 

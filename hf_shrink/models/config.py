@@ -1,8 +1,8 @@
 """The ``student`` and ``teacher`` sections."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hf_shrink.config import Config, Listed, Names
 
@@ -18,8 +18,19 @@ class StudentConfig(Config):
     )
     layers: Layers | None = Field(
         None,
-        description="Layer-drop: how many layers to keep (evenly spaced, first and last in), or their indices; null keeps all.",
+        description="Layer-drop: how many layers to keep, or their indices; null keeps all.",
     )
+    layer_choice: Literal["uniform", "first", "last", "alternate"] = Field(
+        "uniform",
+        description="Which layers a number means. uniform: evenly spaced, first and last in. alternate: every second (third, "
+        "...) from layer 0.",
+    )
+
+    @model_validator(mode="after")
+    def _choice_belongs_to_a_number(self) -> Self:
+        if "layer_choice" in self.model_fields_set and not isinstance(self.layers, int):
+            raise ValueError("layer_choice would be ignored; it says which layers a number of `layers` means.")
+        return self
 
 
 class TeacherConfig(Config):

@@ -3,7 +3,7 @@
 import copy
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,16 +18,22 @@ from hf_shrink.pruning.masks import keep_top, removed_count
 from hf_shrink.pruning.structures import check_prunable
 from hf_shrink.pruning.worth import layer_scores
 
+LayerChoice: TypeAlias = Literal["uniform", "first", "last", "alternate"]
+
 LAYER_CRITERIA: Mapping[str, Callable[[Any, Sequence[Mapping[str, Tensor]]], Tensor]] = {"block_influence": block_influence}
 """What scores a whole layer from calibration batches and no single weight: names beside those of ``CRITERIA``."""
 
 
-def kept_layers(total: int, layers: int | Sequence[int]) -> tuple[int, ...]:
+def kept_layers(total: int, layers: int | Sequence[int], choice: LayerChoice = "uniform") -> tuple[int, ...]:
     """Which of ``total`` layers stay, counted from 0.
 
-    An int spreads them evenly from the first to the last, position ``i * (total - 1) / (layers - 1)`` rounded to the nearest
-    layer and halves down: 3 of 6 are 0, 2, 5 (as DistilBERT's authors start theirs, arXiv:1910.01108, section 3); 1 is the
-    first. Indices are taken as they are.
+    Args:
+        total: how many there are.
+        layers: how many stay, or their indices, taken as they are.
+        choice: which ones an int means. ``uniform`` spreads them from the first to the last, position
+            ``i * (total - 1) / (layers - 1)`` rounded to the nearest layer and halves down: 3 of 6 are 0, 2, 5; 1 is the first.
+            ``first`` and ``last`` are what they say. ``alternate`` takes every ``total // layers``-th from layer 0 on: 3 of 6
+            are 0, 2, 4 (DistilBERT's "one layer out of two", arXiv:1910.01108, section 2).
 
     Raises:
         RecipeError: none would stay, more than there are, an index out of range or not above the one before.
@@ -35,8 +41,11 @@ def kept_layers(total: int, layers: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(layers, int):
         if not 1 <= layers <= total:
             raise RecipeError(f"layers: cannot keep {layers} of {total} layers; 1 to {total} can stay.")
-        gaps = max(layers - 1, 1)
-        return tuple((2 * i * (total - 1) + gaps - 1) // (2 * gaps) for i in range(layers))
+        if choice == "uniform":
+            gaps = max(layers - 1, 1)
+            return tuple((2 * i * (total - 1) + gaps - 1) // (2 * gaps) for i in range(layers))
+        begin, step = {"first": (0, 1), "last": (total - layers, 1), "alternate": (0, total // layers)}[choice]
+        return tuple(range(begin, begin + layers * step, step))
     kept = tuple(layers)
     if not kept:
         raise RecipeError(f"layers: an empty list keeps 0 of {total} layers; name at least one of 0 to {total - 1}.")
@@ -48,7 +57,7 @@ def kept_layers(total: int, layers: int | Sequence[int]) -> tuple[int, ...]:
     return kept
 
 
-def drop_layers(model: PreTrainedModel, layers: int | Sequence[int]) -> PreTrainedModel:
+def drop_layers(model: PreTrainedModel, layers: int | Sequence[int], choice: LayerChoice = "uniform") -> PreTrainedModel:
     """A smaller copy of ``model`` with only some of its layers, the same ones in an encoder and its decoder.
 
     The copy shares no tensor with the original, which stays as it was. Its config is a stock one with fewer layers; lists in
@@ -56,13 +65,13 @@ def drop_layers(model: PreTrainedModel, layers: int | Sequence[int]) -> PreTrain
 
     Args:
         model: of one of the known families, with any head.
-        layers: how many, or which; see ``kept_layers``.
+        layers, choice: how many and which; see ``kept_layers``.
 
     Raises:
         RecipeError: an unknown family, layers that the model does not have, or T5's layer 0, which holds the position bias.
     """
     family = family_of(model, "layers")
-    cuts = [(stack, old, kept_layers(len(old), layers)) for stack, old in stacks_of(model, family)]
+    cuts = [(stack, old, kept_layers(len(old), layers, choice)) for stack, old in stacks_of(model, family)]
     memo: dict[int, object] = {}
     for stack, old, kept in cuts:
         if _first_is_needed(stack) and kept[0] != 0:

@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.families import family_of, layers_of
-from hf_shrink.models.student import drop_layers, kept_layers
+from hf_shrink.models.config import StudentConfig
+from hf_shrink.models.student import drop_layers, kept_layers, layers_left
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
 
 IDS = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])
@@ -29,6 +31,30 @@ IDS = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])
 )
 def test_kept_layers_by_hand(total, layers, kept):
     assert kept_layers(total, layers) == kept
+
+
+@pytest.mark.parametrize(
+    ("total", "layers", "choice", "kept"),
+    [
+        (6, 3, "first", (0, 1, 2)),
+        (6, 3, "last", (3, 4, 5)),
+        (6, 3, "alternate", (0, 2, 4)),
+        (12, 6, "alternate", (0, 2, 4, 6, 8, 10)),
+        (12, 4, "alternate", (0, 3, 6, 9)),
+        (7, 3, "alternate", (0, 2, 4)),
+        (6, 4, "alternate", (0, 1, 2, 3)),
+        (6, 6, "last", (0, 1, 2, 3, 4, 5)),
+    ],
+)
+def test_a_number_of_layers_by_name_of_the_choice(total, layers, choice, kept):
+    assert kept_layers(total, layers, choice) == kept
+
+
+def test_a_choice_without_a_number_would_be_ignored():
+    for words in ({}, {"layers": (0, 2)}):
+        with pytest.raises(ValidationError, match="layer_choice would be ignored"):
+            StudentConfig(layer_choice="last", **words)
+    assert layers_left(tiny_classifier("bert"), StudentConfig(layers=1, layer_choice="last")).config.num_hidden_layers == 1
 
 
 def test_an_int_always_keeps_that_many_with_both_ends():
