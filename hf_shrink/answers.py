@@ -9,8 +9,8 @@ import numpy as np
 
 from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
+from hf_shrink.measurement.predict import predict
 from hf_shrink.measurement.predictions import Predictions
-from hf_shrink.measurement.quality import predict
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import config_of
 
@@ -22,7 +22,8 @@ def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: A
 
     Args:
         folder: of the saved model.
-        label_names: classes of the data, in the order of its labels. Plain ones (``LABEL_0``, ...) are no names: None then.
+        label_names: classes of the data, in the order of its labels. Plain ones (``LABEL_0``, ...) are no names, and
+            some tasks have no classes: None then.
         dataset: tokenised, with ``labels``.
         tokenizer: pads it.
         batch_size: rows at a time.

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_shrink.data.tokenize import TokenizedSplits
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.files import write_text
-from hf_shrink.models.load import load_classifier
+from hf_shrink.models.load import load_for
 from hf_shrink.models.student import layers_left
 from hf_shrink.plan import Prepared, start_of
 from hf_shrink.pruning.config import PruningConfig
@@ -24,6 +24,8 @@ from hf_shrink.sensitivity import fractions_for
 from hf_shrink.workspace import Follower
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 512, 32
+CALIBRATION_TOKENS = 65_536
+"""Of long rows fewer are taken: as many as 512 rows of 128 tokens hold, and a batch as many as 32 of those."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,11 @@ def start_student(job: Job, teacher: Path | None) -> PreTrainedModel:
     """The student before training, without what its config removes at once; ``teacher`` is the folder of a trained one."""
     recipe = job.recipe
     if recipe.student.start == "teacher" and teacher is not None:
-        model = load_classifier(str(teacher), new_head=False)
+        model = load_for(recipe.task, str(teacher), new_head=False)
     else:
         reference, revision = start_of(recipe)
         names = job.prepared.splits.label_names
-        model = load_classifier(reference, label_names=names, revision=revision, new_head=True)
+        model = load_for(recipe.task, reference, label_names=names, revision=revision, new_head=True)
     model = layers_left(model, recipe.student)
     entries = recipe.effective_pruning()
     return cut_at_once(model, entries, calibration_batches(job) if any(map(reads_data, entries)) else None)
@@ -70,9 +72,12 @@ def fractions_of(fractions: Mapping[str, float], model: Any, entries: Sequence[P
 
 def calibration_batches(job: Job) -> list[dict[str, Tensor]]:
     """The first training rows in batches, for what is decided before training."""
-    rows, pad = job.tokens.train, DataCollatorWithPadding(job.prepared.tokenizer)
-    starts = range(0, min(CALIBRATION_ROWS, len(rows)), CALIBRATION_BATCH)
-    return [dict(pad([rows[i] for i in range(start, min(start + CALIBRATION_BATCH, len(rows)))])) for start in starts]
+    rows, pad = job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer)
+    most = max(1, CALIBRATION_TOKENS // max(map(len, rows[:CALIBRATION_ROWS]["input_ids"])))
+    count = min(CALIBRATION_ROWS, most, len(rows))
+    size = min(CALIBRATION_BATCH, max(1, most * CALIBRATION_BATCH // CALIBRATION_ROWS))
+    starts = range(0, count, size)
+    return [dict(pad([rows[i] for i in range(start, min(start + size, count))])) for start in starts]
 
 
 def live_teacher(job: Job, folder: Path | None) -> Teacher | None:
@@ -83,5 +88,6 @@ def live_teacher(job: Job, folder: Path | None) -> Teacher | None:
     assert pair is not None
     reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
     return Teacher(
-        load_classifier(reference, revision=revision, dtype=config.dtype, new_head=False), label_order=pair.label_order
+        load_for(job.recipe.task, reference, revision=revision, dtype=config.dtype, new_head=False),
+        label_order=pair.label_order,
     )

@@ -26,7 +26,7 @@ def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
     if recipe is None:
         return compare([measure(folder)])
     tokenizer = load_tokenizer(reference, download=False)
-    splits = load_splits(recipe.data, download=False)
+    splits = load_splits(recipe.data, recipe.task, download=False)
     test = tokenize(splits, tokenizer, recipe.data.max_length).test
     answers = by_name(folder, splits.label_names, test, tokenizer, batch_size=max(recipe.measurement.batch_sizes))
     subject = Subject(folder.resolve().name, folder=folder, predictions=answers)

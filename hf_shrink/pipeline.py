@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from transformers import DataCollatorWithPadding, PreTrainedModel, PrinterCallback, set_seed
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
-from hf_shrink.data.tokenize import tokenize, tokenize_rows
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.job import Job, calibration_batches, fractions_of, live_teacher, measured_fractions, start_student
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.models.load import load_classifier, load_tokenizer
+from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.plan import prepare
 from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.pruning.surgery import shrink
@@ -86,7 +86,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
     try:
         agree(None)  # nobody goes on before the leader has looked at the folder
         prepared = prepare(recipe, download=True)
-        job = Job(recipe, prepared, tokenize(prepared.splits, prepared.tokenizer, recipe.data.max_length), work)
+        job = Job(recipe, prepared, prepared.tokens, work)
         _check_room(job)
         if isinstance(work, Workspace):
             work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
@@ -134,7 +134,7 @@ def _teacher(job: Job) -> Path | None:
             start_student(job, None)  # weights that the student cannot start from are found before the teacher is trained
         set_seed(job.recipe.seed)
         names = job.prepared.splits.label_names
-        model = load_classifier(config.model, label_names=names, revision=config.revision, new_head=True)
+        model = load_for(job.recipe.task, config.model, label_names=names, revision=config.revision, new_head=True)
         freeze(model, config.freeze, "teacher.freeze")
         return _train(job, model, config.training, "teacher", fresh)
 
@@ -179,7 +179,7 @@ def _train(
     trainer = ShrinkTrainer(
         model,
         training_arguments(words, output_dir=scratch, seed=job.recipe.seed, where=stage),
-        DataCollatorWithPadding(job.prepared.tokenizer),
+        job.prepared.splits.format.collator(job.prepared.tokenizer),
         job.tokens.train,
         job.tokens.validation,
         job.prepared.tokenizer,
@@ -205,7 +205,7 @@ def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
         return student
 
     def write(fresh: Path) -> dict[str, Any]:
-        small, tokens = load_classifier(str(student), new_head=False), job.prepared.kept_tokens
+        small, tokens = load_for(job.recipe.task, str(student), new_head=False), job.prepared.kept_tokens
         tokenizer: Any = job.prepared.tokenizer
         if (student / MASKS).exists():
             small = shrink(small, load_file(student / MASKS))
@@ -222,22 +222,28 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
     """The artefact in ``output_dir`` itself, loaded again and compared before it is put in place."""
 
     def write(fresh: Path) -> dict[str, Any]:
-        model = load_classifier(str(small), new_head=False)
+        model = load_for(job.recipe.task, str(small), new_head=False)
         kept: Mapping[str, str] = {}
         if job.recipe.quantization is not None:
             kept = keep_plan(model, job.recipe.quantization).kept
             model = quantize(model, job.recipe.quantization)
         tokenizer = load_tokenizer(str(small))  # its own: it may know fewer tokens
         tier = save(model, fresh, tokenizer=tokenizer)
-        texts = job.prepared.splits.test.select(range(min(8, len(job.prepared.splits.test))))
-        rows = tokenize_rows(texts, tokenizer, job.recipe.data.max_length, "test").remove_columns("labels")
-        inputs = tokenizer.pad(rows[:], return_tensors="pt")
-        reload = verify(fresh, model, dict(inputs))
+        reload = verify(fresh, model, _some_inputs(job, tokenizer))
         return {"tier": tier, "max_difference": reload.max_difference, "kept": dict(kept)}
 
     if work.result(FINAL) is None:
         say(f"{FINAL}: begins")
         work.write_artefact(FINAL, write)
+
+
+def _some_inputs(job: Job, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+    """A batch of the first test rows without labels, as ``tokenizer`` reads them."""
+    splits = job.prepared.splits
+    texts = splits.test.select(range(min(8, len(splits.test))))
+    rows = splits.format.tokens(texts, tokenizer, job.recipe.data.max_length, "test")
+    batch = splits.format.collator(tokenizer)([rows[i] for i in range(min(8, len(rows)))])
+    return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
 
 def _together(work: Follower, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:

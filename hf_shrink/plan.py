@@ -8,17 +8,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.text import Text
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.blueprint import blueprint
 from hf_shrink.data.splits import Splits, load_splits
-from hf_shrink.errors import RecipeError
-from hf_shrink.loading.shapes import resize
-from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
-from hf_shrink.models.load import config_of, load_tokenizer
+from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
+from hf_shrink.measurement.inputs import longest
+from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
-from hf_shrink.models.reference import shown
 from hf_shrink.models.student import layers_left
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
@@ -96,6 +94,7 @@ class Prepared:
 
     plan: Plan
     splits: Splits
+    tokens: TokenizedSplits
     tokenizer: PreTrainedTokenizerBase
     pair: Pair | None
     kept_tokens: tuple[int, ...] | None = None
@@ -113,18 +112,23 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
-    splits = load_splits(recipe.data, download=download)
+    splits = load_splits(recipe.data, recipe.task, download=download)
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision, download=download)
-    steps = _steps(recipe.training, recipe.seed, len(splits.train), "training")
-    start = _blueprint(reference, revision, splits.label_names, download)
+    start = blueprint(recipe.task, reference, revision, splits.label_names, download)
+    tokens = tokenize(splits, tokenizer, recipe.data.max_length)
+    positions = longest(start) or getattr(start.config, "max_position_embeddings", None)
+    check_fit(tokens, getattr(start.config, "vocab_size", None), positions)
+    steps = _steps(recipe.training, recipe.seed, len(tokens.train), "training")
     pair, stages = None, _floor(recipe, splits)
     if recipe.teacher is not None:
         trained = recipe.teacher.training is not None
-        teacher = _blueprint(recipe.teacher.model, recipe.teacher.revision, splits.label_names if trained else None, download)
+        own = splits.label_names if trained else None
+        teacher = blueprint(recipe.task, recipe.teacher.model, recipe.teacher.revision, own, download)
         spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision, download=download)
-        pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken)
-        stages.append(_teacher(recipe, splits, teacher, pair))
+        named = bool(splits.label_names)
+        pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named)
+        stages.append(_teacher(recipe, len(tokens.train), teacher, pair))
     pruning = recipe.effective_pruning()
     student = layers_left(start, recipe.student)
     cuts = cut_words(student, pruning)
@@ -149,8 +153,9 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stored = (quantization_words(recipe.quantization, len(kept.quantized)),)
         size = predicted_bytes(student, recipe.quantization)
         stages.append(StagePlan("quantized", stored, dict(kept.kept), student.num_parameters(), size, "."))
-    stages.append(_report(recipe, splits))
-    return Prepared(Plan(recipe.output_dir, tuple(stages), _warnings(recipe)), splits, tokenizer, pair, kept_tokens)
+    stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}"))
+    warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
+    return Prepared(Plan(recipe.output_dir, tuple(stages), warnings), splits, tokens, tokenizer, pair, kept_tokens)
 
 
 def start_of(recipe: Recipe) -> tuple[str, str | None]:
@@ -159,26 +164,6 @@ def start_of(recipe: Recipe) -> tuple[str, str | None]:
         assert recipe.teacher is not None, "the recipe has checked this"
         return recipe.teacher.model, recipe.teacher.revision
     return recipe.model, recipe.revision
-
-
-def _blueprint(reference: str, revision: str | None, label_names: tuple[str, ...] | None, download: bool) -> PreTrainedModel:
-    """The model without its weights: right in every shape, on the meta device, in no time.
-
-    With ``label_names`` it is to be trained, so in float32; without, it stays as it is stored.
-    """
-    config = config_of(reference, revision=revision, label_names=label_names, download=download)
-    precision = {} if label_names is None else {"dtype": torch.float32}
-    with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForSequenceClassification.from_config(config, **precision)  # type: ignore[no-untyped-call]
-    if label_names is not None and (stored := existing_quantization(model)) is not None:
-        raise RecipeError(
-            f"{shown(reference)}: quantised ({stored}), which cannot be trained; name the float model it came from."
-        )
-    record = getattr(config, "quantization_config", None)
-    if isinstance(record, dict) and record.get("quant_method") == METHOD:
-        shapes = ShrinkConfig(**record)
-        resize(model, shapes.shapes, shapes.head_dim)
-    return model
 
 
 def _steps(words: dict[str, Any], seed: int, rows: int, where: str) -> int:
@@ -200,13 +185,13 @@ def _frozen(model: PreTrainedModel, modules: tuple[str, ...], where: str) -> dic
     return dict.fromkeys(freeze(model, modules, where), "frozen")
 
 
-def _teacher(recipe: Recipe, splits: Splits, teacher: PreTrainedModel, pair: Pair) -> StagePlan:
+def _teacher(recipe: Recipe, rows: int, teacher: PreTrainedModel, pair: Pair) -> StagePlan:
     config = recipe.teacher
     assert config is not None
     if config.training is None:
         stage = _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), {}, teacher, "")
         return stage if existing_quantization(teacher) is None else dataclasses.replace(stage, bytes=None)
-    steps = _steps(config.training, recipe.seed, len(splits.train), "teacher.training")
+    steps = _steps(config.training, recipe.seed, rows, "teacher.training")
     does = (f"fine-tunes {config.model} for {steps} steps", *pair.notes)
     return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")
 
@@ -245,10 +230,10 @@ def _warnings(recipe: Recipe) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _report(recipe: Recipe, splits: Splits) -> StagePlan:
+def _report(recipe: Recipe, judged: str) -> StagePlan:
     batches = " and ".join(str(size) for size in recipe.measurement.batch_sizes)
     does = (
-        f"measures every stage: quality on {len(splits.test):,} texts, size, memory, MACs, speed at batch {batches}",
+        f"measures every stage: quality on {judged}, size, memory, MACs, speed at batch {batches}",
         "writes the card, loads the folder again and compares its logits",
     )
     writes = "config.json, model.safetensors, tokenizer, README.md, hf_shrink_report.json, hf_shrink_recipe.yaml"

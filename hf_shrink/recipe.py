@@ -24,6 +24,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe_checks import recipe_problems
 from hf_shrink.reference import markdown
 from hf_shrink.starter import STARTER as STARTER
+from hf_shrink.tasks import TaskName
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.yaml_core import write
 from hf_shrink.yaml_source import MAX_BYTES, Place, Source, decode, parse
@@ -39,7 +40,7 @@ class Recipe(Config):
     """A whole run. Sections are named after the rooms that read them."""
 
     version: Literal[1] = Field(description="Version of this format.")
-    task: Literal["text-classification"] = Field(description="What the model is for.")
+    task: TaskName = Field(description="What the model is for.")
     model: str = Field(
         min_length=1, description="The student's starting point: a Hub id, a local folder, or package:NAME/PATH."
     )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from hf_shrink.explain import KeyPath
+from hf_shrink.tasks import TASKS
 from hf_shrink.training_words import training_problems
 
 Problem: TypeAlias = tuple[KeyPath, str]
@@ -29,6 +30,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _teacher(data)
     yield from _revisions(data)
     yield from _claims(data)
+    yield from _task(data)
 
 
 def _at(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
@@ -51,6 +53,24 @@ def _texts(value: Any, path: KeyPath) -> Iterator[Problem]:
             yield path, f"holds the character U+{ord(bad[0]):04X}, which no name or path needs; remove it."
         if opening := next((mark for mark in ("${", "{{") if mark in value), None):
             yield path, f"holds {opening!r}, but a recipe has no variables: nothing would be filled in. Write the value out."
+
+
+def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Keys of ``data`` and ``measurement`` that another task would read, and those that ask for each other."""
+    name, section = data.get("task"), _at(data, "data")
+    task = TASKS.get(name) if isinstance(name, str) else None
+    if task is None:
+        return
+    for key in sorted(frozenset().union(*(other.data_keys for other in TASKS.values())) - task.data_keys):
+        if section.get(key) is not None:
+            yield ("data", key), f"would be ignored: {name} does not read it. Remove it."
+    if _at(data, "measurement").get("floor") is not None and not task.floor:
+        yield ("measurement", "floor"), f"there is none for {name}; remove it."
+    chats = section.get("messages_column") is not None
+    if section.get("loss_on") == "assistant" and not chats:
+        yield ("data", "loss_on"), "would be ignored: plain text has no assistant; add messages_column, or remove it."
+    if chats and section.get("text_column", "text") != "text":
+        yield ("data", "text_column"), "would be ignored: messages_column is read instead; remove one of them."
 
 
 def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from hf_shrink.files import sha256
 from hf_shrink.measurement.environment import environment
 from hf_shrink.measurement.floor import floor
 from hf_shrink.measurement.measure import measure_all
+from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.remarks import remarks
 from hf_shrink.measurement.reports import NAME
 from hf_shrink.measurement.subjects import Subject
@@ -64,6 +65,7 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
     began = time.monotonic()
     subjects = _subjects(recipe, prepared, tokens, work)
     names = [subject.name for subject in subjects]
+    known = rows()
     baseline = names.index("teacher") if "teacher" in names else names.index("student")
     reports = measure_all(
         subjects, dataset=tokens.test, tokenizer=prepared.tokenizer, config=recipe.measurement, baseline=baseline
@@ -78,7 +80,8 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         "baseline": names[baseline],
         "stages": [report.to_stage() for report in reports],
         "kept_in_high_precision": final["kept"],
-        "remarks": remarks(reports, baseline=baseline),
+        "better": {m.name: known[m.name].better for r in reports for m in r.measurements if known[m.name].hub},
+        "remarks": [*remarks(reports, baseline=baseline), *prepared.splits.format.notes(prepared.tokenizer)],
         "tier": final["tier"],
         "reload": {"max_difference": final["max_difference"]},
         "data": prepared.splits.source,

@@ -7,15 +7,16 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.data.format import Collator
 from hf_shrink.data.splits import load_splits
+from hf_shrink.data.tasks import FORMATS
 from hf_shrink.data.tokenize import TokenizedSplits, tokenize
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.inputs import random_inputs
-from hf_shrink.measurement.quality import predict
 from hf_shrink.measurement.speed import WARM_UP, take_turns, threads
 from hf_shrink.measurement.subjects import at_rest, device_of
 from hf_shrink.measurement.values import plural
@@ -25,11 +26,13 @@ from hf_shrink.plan import start_of
 from hf_shrink.pruning.budget import spend
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once
-from hf_shrink.pruning.sensitivity import FRACTIONS, Score, reads_data, sensitivity, whole_groups
+from hf_shrink.pruning.sensitivity import FRACTIONS, reads_data, sensitivity, whole_groups
 from hf_shrink.pruning.sensitivity_table import Sensitivity, Words
 from hf_shrink.publishing.plots import plot_sensitivity
 from hf_shrink.ranks import agree
 from hf_shrink.recipe import Recipe
+from hf_shrink.scoring import LIKELIHOOD, chance, score_on
+from hf_shrink.tasks import TASKS
 from hf_shrink.trained import trained_start
 
 ROWS = 256
@@ -51,7 +54,7 @@ def measure_sensitivity(
     The student is what a run would start from, trained where it can be: the run's finished teacher, or its finished student
     where nothing was pruned from it. Masks are those of the ``pruning`` entries, or all neurons and heads where there are
     none. Quality is the mean log-likelihood of the right class, in nats: minus the cross-entropy, which moves with every
-    weight, while accuracy, kept beside it, moves in steps of one row.
+    weight, while accuracy, kept beside it, moves in steps of one row. Of a language model it is that of the next token.
 
     Args:
         recipe: its folder is read, never written.
@@ -64,19 +67,20 @@ def measure_sensitivity(
         MismatchError: the start has a new head, so that its quality is chance: run the recipe first.
         ShrinkError: as ``run``, and as ``hf_shrink.pruning.sensitivity.sensitivity``.
     """
-    splits = load_splits(recipe.data)
+    splits = load_splits(recipe.data, recipe.task)
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision)
     tokens = tokenize(splits, tokenizer, recipe.data.max_length)
     model, came_from = trained_start(recipe, reference, revision, splits.label_names)
     configs = recipe.effective_pruning()
     if came_from != "student":
-        model = cut_at_once(model, configs, _batches(tokens.train.select(range(min(ROWS, len(tokens.train)))), tokenizer))
+        some = tokens.train.select(range(min(ROWS, len(tokens.train))))
+        model = cut_at_once(model, configs, _batches(some, splits.format.collator(tokenizer)))
     if all(entry.is_cut_at_once for entry in configs):
         configs = _everything(model)
     found = _measured(recipe, model, configs, tokens, tokenizer, splits.label_names, rows, fractions, latency=latency)
     notes = [f"measured on {came_from}"]
-    if guess := _guessing(found, len(splits.label_names)):
+    if guess := _guessing(found, model, splits.label_names):
         notes.append(f"{guess}: these losses mean little")
     if plots is not None:
         notes += [f"wrote {path.name}" for path in plot_sensitivity(found, plots)]
@@ -111,9 +115,9 @@ def fractions_for(
     asked = {entry: (s / 2, s, (1 + s) / 2) for entry, s in amounts.items() if s}
     if asked:
         timed = any(chosen[entry].budget == "latency" for entry in asked)
-        names = labels_of(model)
+        names = labels_of(model) if TASKS[recipe.task].new_head else ()
         found = _measured(recipe, model, configs, tokens, tokenizer, names, rows, asked, latency=timed, entries=tuple(asked))
-        if guess := _guessing(found, len(names)):
+        if guess := _guessing(found, model, names):
             raise MismatchError(
                 f"{next(iter(asked))}.allocation: sensitivity: {guess}, so nothing says what its parts are worth.\n"
                 "Start from a trained model (student.start: teacher, fewer dropped layers), or use allocation: uniform."
@@ -146,10 +150,10 @@ def _measured(
         configs,
         score_on(data, tokenizer, label_names),
         fractions=fractions,
-        calibration=_batches(data, tokenizer) if reads_data(groups) else None,
+        calibration=_batches(data, FORMATS[recipe.task](recipe.data).collator(tokenizer)) if reads_data(groups) else None,
         latency=timer,
         entries=entries,
-        words=Words("log-likelihood", "nats", where, len(data)),
+        words=Words(LIKELIHOOD, "nats", where, len(data)),
     )
     return found.timed(timed)
 
@@ -164,27 +168,12 @@ def calibration_rows(tokens: TokenizedSplits, rows: int, seed: int) -> tuple[Dat
     return source.select(drawn), f"{name} split of {len(source)} rows, seed {seed}"
 
 
-def score_on(data: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]) -> Score:
-    """Mean log-likelihood of the right class in nats, at most 0, and accuracy in percent; classes are matched by name."""
-    labels = np.asarray(data["labels"])
-
-    def score(model: PreTrainedModel) -> dict[str, float]:
-        own = labels_of(model)
-        order = [own.index(name) for name in label_names]
-        logits = predict(model, data, tokenizer, batch_size=_BATCH)[:, order].astype(np.float64)
-        likelihood = logits[np.arange(len(labels)), labels] - np.logaddexp.reduce(logits, axis=1)
-        right = 100 * float((logits.argmax(axis=1) == labels).mean())
-        return {"log-likelihood": float(likelihood.mean()), "accuracy_percent": right}
-
-    return score
-
-
-def _guessing(found: Sensitivity, classes: int) -> str:
-    """Words where the whole model is hardly better than one that answers every class alike; empty where it is."""
-    chance = -float(np.log(classes))
+def _guessing(found: Sensitivity, model: PreTrainedModel, label_names: Sequence[str]) -> str:
+    """Words where the whole model is hardly better than one to which all answers are alike; empty where it is."""
+    blind = chance(model, label_names)
     return (
-        f"the model knows hardly more than chance ({found.dense:.3f}, chance {chance:.3f} nats)"
-        if found.dense < 0.95 * chance
+        f"the model knows hardly more than chance ({found.dense:.3f}, chance {blind:.3f} nats)"
+        if found.dense < 0.95 * blind
         else ""
     )
 
@@ -217,7 +206,7 @@ def _everything(model: PreTrainedModel) -> tuple[PruningConfig, ...]:
     return tuple(PruningConfig(structure=kind, sparsity=0.5) for kind in kinds)
 
 
-def _batches(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Tensor]]:
+def _batches(data: Dataset, pad: Collator) -> list[dict[str, Tensor]]:
     """All rows with their labels, padded batch by batch."""
-    pad, starts = DataCollatorWithPadding(tokenizer), range(0, len(data), _BATCH)
+    starts = range(0, len(data), _BATCH)
     return [dict(pad([data[i] for i in range(start, min(start + _BATCH, len(data)))])) for start in starts]

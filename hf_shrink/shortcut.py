@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 from torch import Tensor
-from transformers import DataCollatorWithPadding, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
@@ -200,8 +200,8 @@ def _tokenizer(reference: str, revision: str | None) -> Any:
 
 
 def _labelled(recipe: Recipe, tokenizer: Any) -> list[dict[str, Tensor]]:
-    rows = tokenize(load_splits(recipe.data, download=True), tokenizer, recipe.data.max_length).train
-    pad = DataCollatorWithPadding(tokenizer)
+    splits = load_splits(recipe.data, recipe.task, download=True)
+    rows, pad = tokenize(splits, tokenizer, recipe.data.max_length).train, splits.format.collator(tokenizer)
     return [dict(pad([rows[i] for i in part])) for part in _parts(min(ROWS, len(rows)))]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
-from hf_shrink.models.load import load_classifier
+from hf_shrink.models.load import load_for
 from hf_shrink.models.student import layers_left
 from hf_shrink.recipe import Recipe
 from hf_shrink.workspace import MANIFEST, STAGES
@@ -40,7 +40,8 @@ def trained_start(
     stages, before = _recorded(folder)
     changed = set() if before is None else {key.split(".")[0] for key in before.changed_keys(recipe)}
     if before is not None and "student" in stages and not (recipe.pruning or before.pruning or changed - _LATER):
-        return load_classifier(str(folder / STAGES / "student"), label_names=label_names, new_head=False), "student"
+        student = str(folder / STAGES / "student")
+        return load_for(recipe.task, student, label_names=label_names, new_head=False), "student"
     came_from = reference
     if recipe.student.start == "teacher" and recipe.teacher is not None and recipe.teacher.training and "teacher" in stages:
         if other := sorted(changed & _TEACHER):
@@ -50,7 +51,7 @@ def trained_start(
             )
         reference, revision, came_from = str(folder / STAGES / "teacher"), None, "teacher"
     try:
-        model = load_classifier(reference, label_names=label_names, revision=revision, new_head=False)
+        model = load_for(recipe.task, reference, label_names=label_names, revision=revision, new_head=False)
     except MismatchError as error:
         raise MismatchError(
             f"{str(error).splitlines()[0]}\n"

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_shrink.data.splits import Splits
-from hf_shrink.data.tokenize import tokenize_rows
-from hf_shrink.measurement.predictions import Predictions
-from hf_shrink.measurement.quality import judge
+from hf_shrink.measurement.answers import Answers
+from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.pruning.structures import ROUND_TO
@@ -23,7 +22,7 @@ def tokens_to_keep(recipe: Recipe, splits: Splits, tokenizer: Any, model: Any) -
     entry = next((entry for entry in recipe.effective_pruning() if entry.structure == "vocabulary"), None)
     if entry is None:
         return None
-    rows = tokenize_rows(splits.train, tokenizer, recipe.data.max_length, "train")["input_ids"]
+    rows = splits.format.tokens(splits.train, tokenizer, recipe.data.max_length, "train")["input_ids"]
     counts = count_tokens(rows, model.config.vocab_size)
     kept = kept_tokens(
         tokenizer,
@@ -36,8 +35,8 @@ def tokens_to_keep(recipe: Recipe, splits: Splits, tokenizer: Any, model: Any) -
     return tuple(kept)
 
 
-def answers_in_own_words(folder: Path, splits: Splits, max_length: int, *, batch_size: int) -> Predictions:
-    """The answers of the classifier in ``folder`` to the test texts, as its own tokenizer reads them."""
+def answers_in_own_words(folder: Path, splits: Splits, max_length: int, *, batch_size: int) -> Answers:
+    """The answers of the model in ``folder`` to the test texts, as its own tokenizer reads them."""
     tokenizer = load_tokenizer(str(folder))
     model, _ = load(folder)
-    return judge(model, tokenize_rows(splits.test, tokenizer, max_length, "test"), tokenizer, batch_size=batch_size)
+    return judge(model, splits.format.tokens(splits.test, tokenizer, max_length, "test"), tokenizer, batch_size=batch_size)

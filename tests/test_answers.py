@@ -8,7 +8,7 @@ import pytest
 
 from hf_shrink.answers import by_name
 from hf_shrink.errors import MismatchError
-from hf_shrink.measurement.quality import predict
+from hf_shrink.measurement.predict import predict
 from tests.tiny import COLOURS, colour_tokens, tiny_classifier, tiny_tokenizer
 
 

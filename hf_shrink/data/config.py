@@ -1,6 +1,6 @@
 """The ``data`` section."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -12,13 +12,22 @@ class DataConfig(Config):
 
     dataset: str = Field(
         min_length=1,
-        description="A Hub id, a local file or folder (csv, tsv, json, jsonl, parquet), or package:NAME (inside a package).",
+        description="A Hub id, a local file or folder (csv, tsv, json, jsonl, parquet, txt), or package:NAME.",
     )
     subset: str | None = Field(None, description="Configuration of the data set on the Hub.")
     revision: str | None = Field(None, description="Commit, tag or branch on the Hub; a commit makes the run repeatable.")
     text_column: str = Field("text", description="Column with the text.")
-    text_pair_column: str | None = Field(None, description="Column with the second text, for pairs.")
-    label_column: str = Field("label", description="Column with the label: a class index or its name.")
+    text_pair_column: str | None = Field(None, description="text-classification: column with the second text, for pairs.")
+    label_column: str = Field("label", description="text-classification: column with the label, a class index or its name.")
+    messages_column: str | None = Field(
+        None, description="causal-lm: instead of text_column; column with chats, lists of {role, content}."
+    )
+    loss_on: Literal["all", "assistant"] = Field(
+        "all", description="causal-lm with messages_column: tokens to learn; assistant needs a chat template that marks them."
+    )
+    packing: bool = Field(
+        True, description="causal-lm: texts joined by the end-of-text token and cut into blocks; false cuts off each text."
+    )
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field(
         "validation", description="Split for evaluation during training; null cuts a tenth off the training split."
@@ -27,7 +36,9 @@ class DataConfig(Config):
     train_samples: int | None = Field(None, ge=1, description="Take at most this many rows, drawn with `seed`; null takes all.")
     validation_samples: int | None = Field(None, ge=1, description="As train_samples, for the validation split.")
     test_samples: int | None = Field(None, ge=1, description="As train_samples, for the test split.")
-    max_length: int = Field(128, ge=2, description="Tokens a text is cut to, special tokens included.")
+    max_length: int = Field(
+        128, ge=2, description="Tokens of a text, or of a block of packed texts, at most; special tokens included."
+    )
     seed: int = Field(0, ge=0, description="Seed for drawing and cutting splits.")
 
     @model_validator(mode="after")

@@ -4,13 +4,13 @@ The classification is published by the US National Center for Health Statistics;
 of three characters, and up to four more. Leaves of one category differ in a word or two, so a category is never in two splits.
 """
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from datasets import ClassLabel, Dataset, Features, Value
 
+from hf_shrink.data.drawing import rank
 from hf_shrink.errors import ResourceError
 
 SHARES: Mapping[str, int] = {"train": 25, "validation": 3, "test": 8}
@@ -46,7 +46,7 @@ def icd10_chapters(seed: int, sizes: Mapping[str, int | None]) -> dict[str, Data
             )
             for text in texts
         ]
-        rows.sort(key=lambda row: _rank(seed, row[0]))
+        rows.sort(key=lambda row: rank(seed, row[0]))
         columns = {"text": [text for text, _ in rows], "label": [label for _, label in rows]}
         splits[split] = Dataset.from_dict(columns, features=features)
     return splits
@@ -76,7 +76,7 @@ def _divide(categories: Mapping[str, list[str]], seed: int) -> dict[str, list[li
     """Whole categories for each split: in a drawn order, each goes where rows are furthest below their share."""
     sides: dict[str, list[list[str]]] = {split: [] for split in SHARES}
     filled = dict.fromkeys(SHARES, 0)
-    for category in sorted(categories, key=lambda name: _rank(seed, name)):
+    for category in sorted(categories, key=lambda name: rank(seed, name)):
         split = min(SHARES, key=lambda name: filled[name] / SHARES[name])
         sides[split].append(categories[category])
         filled[split] += len(categories[category])
@@ -86,7 +86,7 @@ def _divide(categories: Mapping[str, list[str]], seed: int) -> dict[str, list[li
 def _balanced(classes: list[list[list[str]]], total: int, seed: int) -> Iterable[list[str]]:
     """``total`` texts, the same number from each class while it lasts, and within a class whichever were drawn."""
     ordered = [
-        sorted((text for texts in categories for text in texts), key=lambda text: _rank(seed, text)) for categories in classes
+        sorted((text for texts in categories for text in texts), key=lambda text: rank(seed, text)) for categories in classes
     ]
     quotas = [0] * len(ordered)
     while sum(quotas) < total and (open_classes := [i for i, texts in enumerate(ordered) if quotas[i] < len(texts)]):
@@ -94,8 +94,3 @@ def _balanced(classes: list[list[list[str]]], total: int, seed: int) -> Iterable
         for i in open_classes:
             quotas[i] += min(each, len(ordered[i]) - quotas[i], total - sum(quotas))
     return [texts[:quota] for texts, quota in zip(ordered, quotas, strict=True)]
-
-
-def _rank(seed: int, text: str) -> bytes:
-    """A key that shuffles: it depends on nothing but the seed and the text, not on a library's random numbers."""
-    return hashlib.sha256(f"{seed}:{text}".encode()).digest()

@@ -8,6 +8,8 @@ from hf_shrink.data.rows import Rows
 from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
 
+LABEL = "label"
+
 
 def encode(train: Rows, others: list[Rows]) -> tuple[tuple[str, ...], list[np.ndarray]]:
     """Names of the classes, and for ``train`` and each of ``others`` the class index of every row, int64.
@@ -23,13 +25,13 @@ def encode(train: Rows, others: list[Rows]) -> tuple[tuple[str, ...], list[np.nd
         if len(rows) and not (_is_whole(rows) or pa.types.is_boolean(rows.label.type) or _is_text(rows)):
             raise MismatchError(f"{rows.where}: labels hold {rows.label.type}; expected whole numbers from 0, or names.")
     if all(_is_whole(rows) for rows in splits if len(rows)):
-        names = train.names or _numbered(train)
+        names = train.names.get(LABEL) or _numbered(train)
         indices = [rows.label.to_numpy().astype(np.int64) for rows in splits]
         for rows, labels in zip(splits, indices, strict=True):
             _check_range(rows, labels, len(names))
     else:
         as_text = [rows.label.cast(pa.string()) for rows in splits]
-        names = train.names or tuple(sorted(pc.unique(as_text[0]).to_pylist()))
+        names = train.names.get(LABEL) or tuple(sorted(pc.unique(as_text[0]).to_pylist()))
         indices = [_look_up(rows, labels, names) for rows, labels in zip(splits, as_text, strict=True)]
     if len(names) < 2:
         raise MismatchError(f"{train.where}: {len(train)} rows, all of class {names[0]!r}; at least 2 classes are needed.")

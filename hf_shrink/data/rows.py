@@ -1,8 +1,9 @@
 """What every source delivers, and the columns that a recipe takes from it."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -28,29 +29,46 @@ class Raw:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What a task reads of a source: our name of a column -> its name there.
+
+    Attributes:
+        texts: columns of strings.
+        others: labels, lists and whatever else the task looks at itself.
+    """
+
+    texts: Mapping[str, str]
+    others: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def all(self) -> dict[str, str]:
+        """Both, texts first."""
+        return {**self.texts, **self.others}
+
+
+@dataclass(frozen=True)
 class Rows:
-    """The texts and labels of one split, all its rows.
+    """The wanted columns of one split, all its rows.
 
     Attributes:
         where: ``split 'train' of reviews.csv``, for errors.
-        texts: ``text`` and, for pairs, ``text_pair``; strings without nulls.
-        label: whole numbers, strings or booleans, without nulls.
-        names: class names where the source has them.
+        texts: by our names; strings without nulls.
+        others: by our names; of any type, without nulls.
+        names: of classes, by our name of the column, where the source has them.
     """
 
     where: str
-    texts: dict[str, pa.ChunkedArray]
-    label: pa.ChunkedArray
-    names: tuple[str, ...] | None
+    texts: Mapping[str, pa.ChunkedArray]
+    others: Mapping[str, pa.ChunkedArray]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> pa.ChunkedArray:
+        """The column ``label``, of tasks that have one."""
+        return self.others["label"]
 
     def __len__(self) -> int:
-        return len(self.label)
-
-
-def columns_of(config: DataConfig) -> dict[str, str]:
-    """Our column name -> the name of the column in the source."""
-    pair = {"text_pair": config.text_pair_column} if config.text_pair_column else {}
-    return {"text": config.text_column, **pair, "label": config.label_column}
+        return len(next(iter({**self.others, **self.texts}.values())))
 
 
 def check_columns(present: Iterable[str], wanted: Iterable[str], where: str) -> None:
@@ -63,7 +81,7 @@ def check_columns(present: Iterable[str], wanted: Iterable[str], where: str) -> 
             raise MismatchError(f"{where}: {fault} {column!r}.{nearest(column, names)} Columns present: {listed}.")
 
 
-def rows_of(raw: Raw, split: str, config: DataConfig) -> Rows:
+def rows_of(raw: Raw, split: str, config: DataConfig, wanted: Columns) -> Rows:
     """The wanted columns of one split, checked.
 
     Raises:
@@ -75,25 +93,30 @@ def rows_of(raw: Raw, split: str, config: DataConfig) -> Rows:
             f"{name}: no split {split!r}.{nearest(split, raw.splits)} Splits present: {', '.join(raw.splits)}.\n"
             "Name one of them; validation_split: null cuts a tenth off training, test_split: null reports on validation."
         )
-    data, where, columns = raw.splits[split], f"split {split!r} of {name}", columns_of(config)
+    data, where, columns = raw.splits[split], f"split {split!r} of {name}", wanted.all
     check_columns(data.column_names, columns.values(), where)
-    label_type = data.features[config.label_column]
     table = data.select_columns(list(columns.values())).with_format("arrow")[:]
     arrays = {ours: table.column(theirs) for ours, theirs in columns.items()}
     for ours, theirs in columns.items():
-        if ours != "label" and len(data) and not _is_text(arrays[ours].type):
+        if ours in wanted.texts and len(data) and not _is_text(arrays[ours].type):
             raise MismatchError(f"{where}: column {theirs!r} holds {arrays[ours].type}, not text. Name a column with text.")
         if arrays[ours].null_count:
             row = pc.index(pc.is_null(arrays[ours]), True).as_py()
             raise MismatchError(f"{where}: row {row}: {theirs} is null. Fill it or remove the row.")
-    names = tuple(label_type.names) if isinstance(label_type, ClassLabel) else None
-    label = arrays.pop("label")
-    return Rows(where, arrays, label, names)
+    names = {ours: found for ours, theirs in columns.items() if (found := _class_names(data.features[theirs])) is not None}
+    texts = {ours: arrays.pop(ours) for ours in wanted.texts}
+    return Rows(where, texts, arrays, names)
 
 
 def shown(reference: str) -> str:
     """What errors and reports call a data set: a Hub id or ``package:NAME`` whole, a path by its last part."""
     return reference if reference.startswith("package:") or not Path(reference).exists() else Path(reference).resolve().name
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    """Those of a column of classes, or of lists of classes."""
+    inner = getattr(feature, "feature", feature)
+    return tuple(inner.names) if isinstance(inner, ClassLabel) else None
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -10,22 +10,26 @@ from datasets import Dataset
 
 from hf_shrink.data.config import DataConfig
 from hf_shrink.data.fingerprints import fingerprint
+from hf_shrink.data.format import Columned, Format
 from hf_shrink.data.hub import read_hub
-from hf_shrink.data.labels import encode
 from hf_shrink.data.local import READERS, read_local
 from hf_shrink.data.packages import PREFIX, read_package
-from hf_shrink.data.rows import Raw, Rows, rows_of
+from hf_shrink.data.rows import Columns, Raw, rows_of
+from hf_shrink.data.tasks import FORMATS
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.tables import pick
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Texts with their classes.
+    """Rows of three splits, in the columns of their task.
 
     Attributes:
-        train, validation, test: columns ``text``, for pairs ``text_pair``, and ``label``, an index into ``label_names``.
-        label_names: names of the classes.
+        train, validation, test: for classification ``text``, for pairs ``text_pair``, and ``label``, an index into
+            ``label_names``; other tasks as their file in ``data`` says.
+        label_names: names of the classes; empty for tasks without.
         source: data set, revision, SHA-256 of local files and the fingerprint of each split, for report and resume.
+        format: how rows of this task become tokens and batches.
     """
 
     train: Dataset
@@ -33,14 +37,16 @@ class Splits:
     test: Dataset
     label_names: tuple[str, ...]
     source: dict[str, str]
+    format: Format
 
 
-def load_splits(config: DataConfig, *, download: bool = True) -> Splits:
+def load_splits(config: DataConfig, task: str = "text-classification", *, download: bool = True) -> Splits:
     """Read, check and draw the three splits; the same for the same config and content.
 
     Every row is checked before any is drawn. What ``validation_split: null`` cuts off never is in training.
 
     Args:
+        task: a name of ``hf_shrink.tasks.TASKS``: which columns are read and what they must hold.
         download: False takes a data set of the Hub from the cache or not at all.
 
     Raises:
@@ -48,23 +54,26 @@ def load_splits(config: DataConfig, *, download: bool = True) -> Splits:
         MismatchError: the data lack a split or column, hold a null or a label that is no class, or leave a split empty.
         ResourceError: data or a package are not on this machine and cannot be fetched.
     """
-    raw = _read(config, download)
+    form = pick(FORMATS, task, "task")(config)
+    wanted = form.columns()
+    raw = _read(config, wanted, download)
     asked = {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
     named = {role: split for role, split in asked.items() if split is not None}
-    rows = {role: rows_of(raw, split, config) for role, split in named.items()}
+    rows = {role: rows_of(raw, split, config, wanted) for role, split in named.items()}
     for role, found in rows.items():
         if not len(found):
             raise MismatchError(f"{role}: 0 rows in {found.where}; nothing was filtered. Name a split that has rows.")
-    names, indices = encode(rows["train"], [found for role, found in rows.items() if role != "train"])
-    labels = dict(zip(["train", *(role for role in rows if role != "train")], indices, strict=True))
+    roles = ["train", *(role for role in rows if role != "train")]
+    names, columns = form.encode([rows[role] for role in roles])
+    encoded = dict(zip(roles, columns, strict=True))
     chosen = _choose({role: len(found) for role, found in rows.items()}, config, rows["train"].where)
-    made = {role: _dataset(rows.get(role, rows["train"]), labels.get(role, labels["train"]), chosen[role]) for role in chosen}
+    made = {role: _dataset(encoded.get(role, encoded["train"]), chosen[role]) for role in chosen}
     made.setdefault("test", made["validation"])
     prints = {f"fingerprint of {role}": fingerprint(data) for role, data in made.items()}
-    return Splits(made["train"], made["validation"], made["test"], names, raw.source | prints)
+    return Splits(made["train"], made["validation"], made["test"], names, raw.source | prints, form)
 
 
-def _read(config: DataConfig, download: bool) -> Raw:
+def _read(config: DataConfig, wanted: Columns, download: bool) -> Raw:
     if config.dataset.startswith(PREFIX):
         return read_package(config)
     path = Path(config.dataset)
@@ -73,7 +82,7 @@ def _read(config: DataConfig, download: bool) -> Raw:
     except OSError:  # such as a name that no file system takes
         is_here = False
     if is_here:
-        return read_local(path, config)
+        return read_local(path, config, wanted)
     if path.suffix in READERS:
         raise RecipeError(f"data.dataset: no file {path.name[:80]!r} here; check the path, relative to the current folder.")
     return read_hub(config, download=download)
@@ -99,6 +108,5 @@ def _draw(rows: np.ndarray, samples: int | None, seed: int) -> np.ndarray:
     return np.sort(rows[np.random.default_rng(seed).permutation(len(rows))[:samples]])
 
 
-def _dataset(rows: Rows, labels: np.ndarray, chosen: np.ndarray) -> Dataset:
-    texts = {name: column.take(pa.array(chosen)).cast(pa.string()).to_pylist() for name, column in rows.texts.items()}
-    return Dataset.from_dict({**texts, "label": labels[chosen].tolist()})
+def _dataset(columns: Columned, chosen: np.ndarray) -> Dataset:
+    return Dataset.from_dict({name: column.take(pa.array(chosen)).to_pylist() for name, column in columns.items()})

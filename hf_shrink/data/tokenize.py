@@ -1,11 +1,10 @@
-"""From texts to token ids."""
+"""From rows to token ids."""
 
 from dataclasses import dataclass
 
 from datasets import Dataset
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from hf_shrink.data.hub import quiet_bars
 from hf_shrink.data.splits import Splits
 from hf_shrink.errors import MismatchError
 
@@ -20,10 +19,10 @@ class TokenizedSplits:
 
 
 def tokenize(splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int) -> TokenizedSplits:
-    """Every row as tokens, in order, in memory.
+    """Every row as tokens, in order, in memory, as the format of the task says.
 
     Args:
-        max_length: tokens that a row is cut to, special tokens included; of a pair the longer text is cut first.
+        max_length: tokens that a row has at most, special tokens included.
 
     Raises:
         MismatchError: the tokenizer's model takes fewer tokens, or a text has none at all.
@@ -31,30 +30,26 @@ def tokenize(splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int
     if max_length > tokenizer.model_max_length:
         most = tokenizer.model_max_length
         raise MismatchError(f"data.max_length: {max_length} tokens, but the model takes at most {most}; lower max_length.")
-    train = tokenize_rows(splits.train, tokenizer, max_length, "train")
-    validation = tokenize_rows(splits.validation, tokenizer, max_length, "validation")
-    test = validation if splits.test is splits.validation else tokenize_rows(splits.test, tokenizer, max_length, "test")
+    of = splits.format.tokens
+    train = of(splits.train, tokenizer, max_length, "train")
+    validation = of(splits.validation, tokenizer, max_length, "validation")
+    test = validation if splits.test is splits.validation else of(splits.test, tokenizer, max_length, "test")
     return TokenizedSplits(train, validation, test)
 
 
-def tokenize_rows(data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, role: str) -> Dataset:
-    """The rows of one split, as in ``tokenize``; ``role`` names it in errors."""
+def check_fit(tokens: TokenizedSplits, vocabulary: int | None, positions: int | None) -> None:
+    """Raise MismatchError where a token id or a row's length is beyond what the model has; None leaves a check out.
 
-    def encode(batch: dict[str, list[str]]) -> BatchEncoding:
-        tokens: BatchEncoding = tokenizer(batch["text"], batch.get("text_pair"), truncation=True, max_length=max_length)
-        return tokens
-
-    texts = [column for column in data.column_names if column != "label"]
-    with quiet_bars():
-        tokens = data.map(
-            encode,
-            batched=True,
-            remove_columns=texts,
-            keep_in_memory=True,
-            load_from_cache_file=False,
-            desc=f"tokenising {role}",
-        )
-    empty = next((i for i, ids in enumerate(tokens["input_ids"]) if not ids), None)
-    if empty is not None:
-        raise MismatchError(f"{role} row {empty}: the text {data[empty]['text'][:40]!r} has no token. Remove the row.")
-    return tokens.rename_column("label", "labels")
+    A model would stop with an index error in the middle of training, or, where positions are computed, just be bad.
+    """
+    for role, rows in (("train", tokens.train), ("validation", tokens.validation), ("test", tokens.test)):
+        for i, ids in enumerate(rows["input_ids"]):
+            if vocabulary is not None and max(ids) >= vocabulary:
+                raise MismatchError(
+                    f"{role} row {i}: token id {max(ids)}, but the model's vocabulary has {vocabulary} entries.\n"
+                    "Use the model's own tokenizer."
+                )
+            if positions is not None and len(ids) > positions:
+                raise MismatchError(
+                    f"{role} row {i}: {len(ids)} tokens, but the model takes at most {positions}; lower data.max_length."
+                )

@@ -74,7 +74,7 @@ def _row(key: tuple[str, Condition], row: Row, columns: Sequence[Report], base: 
     return TableRow(
         name=key[0],
         kind=row.label,
-        label=", ".join([row.label, *told]),
+        label=", ".join([row.shown, *told]),
         better=row.better,
         setting=", ".join(part for part in key[1] if part not in told),
         cells=cells,

@@ -21,7 +21,7 @@ def measure(
     name: str | None = None,
     config: MeasurementConfig | None = None,
 ) -> Report:
-    """Measure a sequence classifier: a model in memory, or a folder that transformers can load.
+    """Measure a model with the head of a task: a model in memory, or a folder that transformers can load.
 
     Args:
         model: the model, or the path of its folder.

@@ -40,6 +40,11 @@ class Row:
     remark: bool = False
     hub: str | None = None
 
+    @property
+    def shown(self) -> str:
+        """The label; a quality of which less is better says so, because of most qualities more is."""
+        return f"{self.label} (lower is better)" if self.hub and self.better == "lower" else self.label
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -93,6 +98,7 @@ MEASURES: Mapping[str, Measure] = {
             "latency_p50": _timed("latency p50", remark=True),
             "latency_p95": _timed("latency p95"),
             "throughput": Row("throughput", "higher", against="ratio", tells="batch", noise=0.05),
+            "tokens_per_second": Row("tokens read per second", "higher", against="ratio", tells="batch", noise=0.05),
         },
     ),
     "quality": Measure(
@@ -104,6 +110,12 @@ MEASURES: Mapping[str, Measure] = {
             "macro_f1": Row("macro F1", "higher", remark=True, hub="f1"),
             "macro_f1_difference": Row("macro F1 difference", "higher"),
             "macro_f1_recovery": Row("macro F1 recovery", "higher"),
+            "perplexity": Row("perplexity", "lower", against="ratio", remark=True, hub="perplexity"),
+            "perplexity_ratio": Row("perplexity ratio", "lower"),
+            "next_token_accuracy": Row("next-token accuracy", "higher", remark=True, hub="accuracy"),
+            "next_token_accuracy_difference": Row("next-token accuracy difference", "higher"),
+            "next_token_accuracy_recovery": Row("next-token accuracy recovery", "higher"),
+            "next_token_agreement": Row("same next token as the baseline", "higher"),
         },
     ),
 }

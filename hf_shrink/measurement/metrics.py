@@ -38,6 +38,21 @@ class MacroF1(_ClassMetric):
         return {"macro_f1": float(macro_f1(predicted, labels, np.ones((1, len(labels))))[0])}
 
 
+class Perplexity(evaluate.Metric):  # type: ignore[misc]
+    """``exp`` of the mean negative log-likelihood of a token; at least 1, and lower is better."""
+
+    def _info(self) -> Any:
+        return evaluate.MetricInfo(
+            description=type(self).__doc__ or "",
+            citation="",
+            inputs_description="predictions: summed negative log-likelihood of a block in nats. references: its tokens.",
+            features=datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}),
+        )
+
+    def _compute(self, *, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:
+        return {"perplexity": float(np.exp(np.sum(predictions) / np.sum(references)))}
+
+
 def macro_f1(
     predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], weights: npt.NDArray[Any]
 ) -> npt.NDArray[np.float64]:
@@ -52,8 +67,8 @@ def macro_f1(
     return np.asarray(scores.sum(axis=1) / (sizes > 0).sum(axis=1))
 
 
-def score(metric: type[_ClassMetric], predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> float:
-    """The metric's one number, from 0 to 1."""
+def score(metric: type[Any], predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+    """The one number of a metric of ``evaluate``, in its own scale."""
     # evaluate makes a folder for every metric; one of our own keeps the user's cache as it was
     with tempfile.TemporaryDirectory() as folder:
         found = metric(keep_in_memory=True, cache_dir=folder).compute(predictions=predicted, references=labels)

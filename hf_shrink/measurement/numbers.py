@@ -10,6 +10,8 @@ def quantity(value: float, unit: str) -> str:
         return f"{value:+.1f} points"
     if unit == "%":
         return f"{value:.1f} %"
+    if unit == "x":
+        return f"{value:.3f}x"
     if unit not in _SCALED:
         return f"{digits(value)} {unit}".strip()
     factor, prefix = next(((f, p) for f, p in _STEPS if abs(value) >= f), (1.0, ""))
@@ -27,4 +29,10 @@ def digits(value: float) -> str:
 def spread(interval: tuple[float, float], unit: str) -> str:
     """``[76.2, 80.3]``, signed for differences."""
     low, high = interval
-    return f"[{low:+.1f}, {high:+.1f}]" if unit == "points" else f"[{low:.1f}, {high:.1f}]"
+    if unit == "points":
+        return f"[{low:+.1f}, {high:+.1f}]"
+    return f"[{low:.1f}, {high:.1f}]" if unit == "%" else f"[{_finely(low, unit)}, {_finely(high, unit)}]"
+
+
+def _finely(value: float, unit: str) -> str:
+    return f"{value:.3f}" if unit == "x" else digits(value)

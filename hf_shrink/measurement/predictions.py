@@ -37,6 +37,9 @@ class Predictions:
         """The class with the largest of the logits ``[samples, classes]``; the first one where several are equal."""
         return cls.of(logits.argmax(axis=-1), labels)
 
+    def __len__(self) -> int:
+        return len(self.labels)
+
     @cached_property
     def correct(self) -> npt.NDArray[np.bool_]:
         """True where the prediction is the label, ``[samples]``."""

@@ -49,7 +49,17 @@ def _worse_ratio(report: Report, other: Report, pair: tuple[Measurement, Measure
         return []
     where = "".join(f" at {part}" for part in own.parts if row.tells and part.startswith(f"{row.tells} "))
     values = f"{quantity(own.value, own.unit)} against {quantity(theirs.value, theirs.unit)}"
-    return [f"{report.shown}: {row.label}{where} is {ratio:.2f}x that of {other.shown} ({values})."]
+    unsure = _chance_of_ratio(report, own, ratio)
+    return [f"{report.shown}: {row.shown}{where} is {ratio:.2f}x that of {other.shown} ({values}){unsure}."]
+
+
+def _chance_of_ratio(report: Report, own: Measurement, ratio: float) -> str:
+    """The paired interval of a ratio of scores, where it was measured against this very number."""
+    paired = same(report, own.model_copy(update={"name": f"{own.name}_ratio"}))
+    if paired is None or paired.interval is None or abs(paired.value - ratio) > 1e-9:
+        return ""
+    low, high = paired.interval
+    return f" (95% interval of the ratio {low:.3f} to {high:.3f}{', so it may be chance' if low <= 1 <= high else ''})"
 
 
 def _lower_scores(report: Report, other: Report) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.measurement.subjects import Bench, at_rest, device_of, explained, precision_of
 from hf_shrink.measurement.values import Measurement, plural
+from hf_shrink.tasks import task_of
 
 WARM_UP = 3
 """Rounds before the clock counts: the first ones allocate memory and choose kernels."""
@@ -31,6 +32,8 @@ def speed(bench: Bench) -> list[list[Measurement]]:
                 where = f"{device_of(models[i]).type}, {plural(count, 'thread')}, batch {size}, {bench.config.length} tokens"
                 setting = f"{where}, {bench.config.runs} rounds after {WARM_UP}, {precision_of(models[i])}"
                 found[i] += summary(seconds, batch_size=size, setting=setting)
+                if task_of(type(models[i]).__name__) == "causal-lm":
+                    found[i].append(_tokens(seconds, size * bench.config.length, setting))
     return found
 
 
@@ -61,6 +64,11 @@ def summary(seconds: list[float], *, batch_size: int, setting: str) -> list[Meas
         Measurement(name="latency_p95", value=1000 * high, unit="ms", setting=setting),
         Measurement(name="throughput", value=batch_size / middle, unit="samples/s", setting=setting),
     ]
+
+
+def _tokens(seconds: list[float], tokens: int, setting: str) -> Measurement:
+    """Tokens a second at the median: those that are read at once, as a prompt is, not written one by one."""
+    return Measurement(name="tokens_per_second", value=tokens / float(np.median(seconds)), unit="tokens/s", setting=setting)
 
 
 @contextlib.contextmanager

@@ -14,9 +14,10 @@ from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
 from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
 from hf_shrink.lines import first_line
+from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
-from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.quiet import quiet_loading
+from hf_shrink.tasks import TASKS, task_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Subject:
     """One thing to measure; what it lacks is simply not measured.
 
     Attributes:
-        model: a sequence classifier of transformers, in memory.
+        model: a model of transformers with the head of a task, in memory.
         folder: where that model is saved; bytes on disk and memory need it.
         predictions: its answers on the evaluation data; quality needs them.
         missing: weights that the folder lacks and transformers made up: size and speed hold, quality would mean nothing.
@@ -36,7 +37,7 @@ class Subject:
     notes: tuple[str, ...] = ()
     model: Any | None = None
     folder: Path | None = None
-    predictions: Predictions | None = None
+    predictions: Answers | None = None
     missing: tuple[str, ...] = ()
 
 
@@ -58,20 +59,24 @@ class Bench:
 
 
 def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
-    """The classifier in ``folder`` as any user of transformers would load it, and the names of weights it lacks.
+    """The model in ``folder`` as any user of transformers would load it, and the names of weights it lacks.
+
+    Its config names the task; a model without a head is taken for a classifier that lacks one.
 
     Raises:
-        MismatchError: transformers cannot load the folder as a sequence classifier.
+        MismatchError: transformers cannot load the folder.
         NonFiniteError: a weight is NaN or infinite.
     """
-    from transformers import AutoModelForSequenceClassification
+    import transformers
 
     if not folder.is_dir():
         raise MismatchError(f"{folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
     with explained(f"loading {folder.name}"), quiet_loading():
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), local_files_only=True, output_loading_info=True
-        )
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        named = (config.architectures or [""])[0]
+        task = TASKS[task_of(named, config.problem_type) or "text-classification"]
+        auto: Any = getattr(transformers, task.auto_class)
+        model, found = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
     check_finite(model, folder.name)
     return model.eval(), tuple(sorted(found["missing_keys"]))
 

@@ -1,4 +1,4 @@
-"""Load a classifier, its tokenizer or its config, strictly: what a checkpoint lacks is named, never made up in silence."""
+"""Load a model for a task, its tokenizer or config, strictly: what a checkpoint lacks is named, never made up in silence."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -27,6 +26,8 @@ from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.models.reference import check_source, is_local, shown
 from hf_shrink.quiet import quiet_loading
+from hf_shrink.tables import pick
+from hf_shrink.tasks import TASKS, Task
 
 
 def load_tokenizer(reference: str, *, revision: str | None = None, download: bool = True) -> PreTrainedTokenizerBase:
@@ -52,12 +53,18 @@ def load_tokenizer(reference: str, *, revision: str | None = None, download: boo
 
 
 def config_of(
-    reference: str, *, revision: str | None = None, label_names: Sequence[str] | None = None, download: bool = False
+    reference: str,
+    *,
+    task: str = "text-classification",
+    revision: str | None = None,
+    label_names: Sequence[str] | None = None,
+    download: bool = False,
 ) -> PreTrainedConfig:
     """The config of a model, from this machine alone unless ``download`` allows more.
 
     Args:
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
+        task: a name of ``TASKS``; one whose head is not new takes no classes.
         revision: commit, tag or branch on the Hub.
         label_names: classes for a new head; None leaves the config's own.
         download: whether a config that is not in the cache may be fetched.
@@ -67,12 +74,14 @@ def config_of(
         SecurityError: as ``load_tokenizer``.
     """
     config = _config(reference, revision, local_files_only=not download)
-    if label_names is not None:
-        _set_labels(config, label_names)
+    kind = pick(TASKS, task, "task")
+    if label_names is not None and kind.new_head:
+        _set_labels(config, label_names, kind)
     return config
 
 
-def load_classifier(
+def load_for(
+    task: str,
     reference: str,
     *,
     label_names: Sequence[str] | None = None,
@@ -80,9 +89,10 @@ def load_classifier(
     dtype: DType = "float32",
     new_head: bool,
 ) -> PreTrainedModel:
-    """A sequence classifier in eval mode, every weight accounted for and finite; only safetensors are read.
+    """A model with the head of a task in eval mode, every weight accounted for and finite; only safetensors are read.
 
     Args:
+        task: a name of ``TASKS``.
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
         label_names: the classes in order. With ``new_head`` they become the model's; without, the model keeps its own and
             only the set of names is compared.
@@ -90,6 +100,7 @@ def load_classifier(
         dtype: precision the weights are loaded in.
         new_head: whether weights outside the base model, and a pooler, may be missing or of another shape. They start random
             (seed before the call). Without it nothing may be. A head that knows the same names in another order is turned.
+            A task whose head belongs to the pretrained model never takes a new one, nor classes.
 
     Raises:
         MismatchError: keys missing, unexpected or of another shape (up to ten are listed), or other label names.
@@ -97,14 +108,18 @@ def load_classifier(
         ResourceError, SecurityError: as ``load_tokenizer``. IntegrityError: the weights file is damaged.
     """
     name = f"model {shown(reference)}"
-    config = _config(reference, revision)
+    config, kind = _config(reference, revision), pick(TASKS, task, "task")
     known = [name for _, name in sorted(dict(config.id2label or {}).items())]
+    if not kind.new_head:
+        new_head, label_names = False, None
     if new_head:
-        _set_labels(config, label_names)
-    if config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several none is the tokenizer's for sure
+        _set_labels(config, label_names, kind)
+    # A classifier finds its last real token by it. A language model needs none: its embedding of that token would not learn.
+    if kind.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
         config.pad_token_id = config.eos_token_id
+    auto: Any = getattr(transformers, kind.auto_class)
     with _explained(name, revision), quiet_loading():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
+        model, info = auto.from_pretrained(
             check_source(reference, revision),
             config=config,
             revision=revision,
@@ -128,7 +143,7 @@ def load_model(reference: str, *, revision: str | None = None) -> PreTrainedMode
     """Any model as its checkpoint says it is: of the class that its config names, in the precision that it is stored in.
 
     In eval mode, every weight accounted for and finite; only safetensors are read. Arguments and errors as in
-    ``load_classifier``.
+    ``load_for``.
     """
     name, config = f"model {shown(reference)}", _config(reference, revision)
     named = (config.architectures or [""])[0]
@@ -161,12 +176,12 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
     return config
 
 
-def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None) -> None:
+def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None, task: Task) -> None:
     if label_names is None or len(label_names) < 2 or len(set(label_names)) < len(label_names):
         raise RecipeError(f"label_names: a new head needs two or more different names, got {label_names!r}.")
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: i for i, name in enumerate(label_names)}
-    config.problem_type = "single_label_classification"  # a checkpoint may say regression or several labels at once
+    config.problem_type = task.problem_type  # a checkpoint may say regression or several labels at once
 
 
 def _turn_head(model: PreTrainedModel, order: list[int]) -> None:

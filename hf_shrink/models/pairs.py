@@ -33,17 +33,20 @@ def check_pair(
     *,
     student_tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
+    classes: bool = True,
 ) -> Pair:
-    """Compare two classifiers that are to see the same token ids and predict the same classes.
+    """Compare two models that are to see the same token ids and predict the same classes, or the same tokens.
 
-    Classes are compared by name. Only where both models have none (``LABEL_0``, ...) their order is trusted.
+    Args:
+        classes: whether the models predict classes. These are compared by name; only where both models have none
+            (``LABEL_0``, ...) their order is trusted.
 
     Raises:
         MismatchError: one and the same model, other classes or other token ids. Each of them would train without an error.
     """
     if teacher is student:
         raise MismatchError("teacher: it is the student itself, whose loss is always 0. Load it a second time.")
-    order = _label_order(labels_of(student), labels_of(teacher))
+    order = _label_order(labels_of(student), labels_of(teacher)) if classes else None
     _check_vocabularies(student_tokenizer, teacher_tokenizer)
     if order is None:
         return Pair(None, ())

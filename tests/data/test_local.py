@@ -11,9 +11,11 @@ from datasets import ClassLabel, Dataset, Features, Value
 
 from hf_shrink.data.config import DataConfig
 from hf_shrink.data.local import read_local
+from hf_shrink.data.rows import Columns
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.files import sha256
 
+WANTED = Columns({"text": "text"}, {"label": "label"})
 ROWS = [("red", 0), ('say "hi", now', 1), ("two\nlines", 0), ("NA", 1), ("null", 0), ("", 1), ("1", 0), ("ünï", 1)]
 
 
@@ -22,7 +24,7 @@ def config(path: Path, **more: object) -> DataConfig:
 
 
 def read(path: Path, **more: object) -> Dataset:
-    return read_local(path, config(path, **more)).splits["train"]
+    return read_local(path, config(path, **more), WANTED).splits["train"]
 
 
 def write(path: Path) -> Path:
@@ -93,16 +95,16 @@ def test_a_folder_has_a_split_per_name_and_joins_shards_in_order(tmp_path: Path)
         pq.write_table(pa.table({"text": [text], "label": [0]}), tmp_path / f"train-0000{number}-of-00002.parquet")
     (tmp_path / "test.csv").write_text("text,label\nc,1\n")
     (tmp_path / "README.md").write_text("not data")
-    raw = read_local(tmp_path, config(tmp_path))
+    raw = read_local(tmp_path, config(tmp_path), WANTED)
     assert {name: split["text"] for name, split in raw.splits.items()} == {"train": ["a", "b"], "test": ["c"]}
 
 
 def test_the_source_names_files_with_their_hashes_and_no_folder(tmp_path: Path):
     """The card is published: no path of this machine may be in it."""
     path = write(tmp_path / "d.csv")
-    source = read_local(path, config(path)).source
+    source = read_local(path, config(path), WANTED).source
     assert source == {"dataset": "d.csv", "sha256 of d.csv": sha256(path)}
-    assert str(tmp_path) not in str(read_local(tmp_path, config(tmp_path)).source)
+    assert str(tmp_path) not in str(read_local(tmp_path, config(tmp_path), WANTED).source)
 
 
 @pytest.mark.parametrize(

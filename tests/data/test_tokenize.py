@@ -3,7 +3,9 @@
 import pytest
 from datasets import Dataset
 
+from hf_shrink.data.config import DataConfig
 from hf_shrink.data.splits import Splits
+from hf_shrink.data.text_classification import ClassFormat
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import MismatchError
 from tests.tiny import COLOURS, VOCABULARY, colour_texts, tiny_tokenizer
@@ -11,7 +13,7 @@ from tests.tiny import COLOURS, VOCABULARY, colour_texts, tiny_tokenizer
 
 def splits(train: Dataset) -> Splits:
     validation = colour_texts(5, seed=1)
-    return Splits(train, validation, validation, COLOURS, {})
+    return Splits(train, validation, validation, COLOURS, {}, ClassFormat(DataConfig(dataset="d")))
 
 
 def test_every_row_keeps_its_order_its_tokens_and_its_label():

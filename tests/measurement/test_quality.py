@@ -6,8 +6,9 @@ import torch
 
 from hf_shrink.errors import MismatchError, NonFiniteError
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.predict import judge_classes, predict
 from hf_shrink.measurement.predictions import Predictions
-from hf_shrink.measurement.quality import judge, predict, quality
+from hf_shrink.measurement.quality import quality
 from hf_shrink.measurement.subjects import Bench, Subject
 from tests.tiny import colour_tokens, tiny_classifier, tiny_tokenizer
 
@@ -46,9 +47,9 @@ def test_data_that_do_not_fit_the_model_are_refused():
     """A label that the model cannot predict silently lowers the accuracy."""
     model, tokenizer = tiny_classifier("bert", labels=("red", "green")), tiny_tokenizer()
     with pytest.raises(MismatchError, match="labels run from 0 to 2, but the model has 2 classes"):
-        judge(model, colour_tokens(20), tokenizer)
+        judge_classes(model, colour_tokens(20), tokenizer)
     with pytest.raises(MismatchError, match="labels"):
-        judge(model, colour_tokens(5).remove_columns("labels"), tokenizer)
+        judge_classes(model, colour_tokens(5).remove_columns("labels"), tokenizer)
     with pytest.raises(MismatchError, match="input_ids"):
         predict(model, colour_tokens(5).remove_columns("input_ids"), tokenizer)
     with pytest.raises(MismatchError, match="no samples"):

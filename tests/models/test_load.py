@@ -10,7 +10,7 @@ from transformers import BertForMaskedLM
 
 from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError, ResourceError, SecurityError
 from hf_shrink.finite import check_finite
-from hf_shrink.models.load import config_of, load_classifier, load_tokenizer
+from hf_shrink.models.load import config_of, load_for, load_tokenizer
 from tests.tiny import COLOURS, FAMILIES, tiny_causal_lm, tiny_classifier, tiny_tokenizer
 
 
@@ -35,7 +35,7 @@ def edit_config(folder: Path, **changes) -> None:
 def test_a_saved_classifier_comes_back_bit_for_bit_with_its_labels(family: str, tmp_path: Path):
     model = tiny_classifier(family)
     model.save_pretrained(tmp_path)
-    again = load_classifier(str(tmp_path), new_head=False, label_names=COLOURS)
+    again = load_for("text-classification", str(tmp_path), new_head=False, label_names=COLOURS)
     assert again.config.id2label == dict(enumerate(COLOURS)) and not again.training
     for (name, mine), (other, theirs) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other and torch.equal(mine, theirs), name
@@ -45,7 +45,7 @@ def test_a_saved_classifier_comes_back_bit_for_bit_with_its_labels(family: str, 
 def test_a_headless_checkpoint_gets_a_new_head_and_nothing_else_new(family: str, tmp_path: Path):
     model = tiny_classifier(family)
     model.base_model.save_pretrained(tmp_path)
-    fresh = load_classifier(str(tmp_path), label_names=("yes", "no"), new_head=True)
+    fresh = load_for("text-classification", str(tmp_path), label_names=("yes", "no"), new_head=True)
     assert fresh.config.num_labels == 2 and fresh.config.label2id == {"yes": 0, "no": 1}
     ours = model.base_model.state_dict()
     for name, tensor in fresh.base_model.state_dict().items():
@@ -55,10 +55,10 @@ def test_a_headless_checkpoint_gets_a_new_head_and_nothing_else_new(family: str,
 
 def test_a_head_of_another_size_is_replaced_only_where_asked(folder: Path):
     """ignore_mismatched_sizes alone would hand out a random head as if it were trained."""
-    assert load_classifier(str(folder), label_names=("a", "b"), new_head=True).classifier.out_features == 2
+    assert load_for("text-classification", str(folder), label_names=("a", "b"), new_head=True).classifier.out_features == 2
     edit_config(folder, id2label={"0": "a", "1": "b"}, label2id={"a": 0, "b": 1})
     with pytest.raises(MismatchError, match="2 of another shape"):
-        load_classifier(str(folder), new_head=False)
+        load_for("text-classification", str(folder), new_head=False)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -66,16 +66,16 @@ def test_a_language_model_becomes_a_classifier_that_pads(family: str, tmp_path: 
     model = tiny_causal_lm(family)
     model.config.pad_token_id = None
     model.save_pretrained(tmp_path)
-    fresh = load_classifier(str(tmp_path), label_names=COLOURS, new_head=True)
+    fresh = load_for("text-classification", str(tmp_path), label_names=COLOURS, new_head=True)
     ids = torch.tensor([[2, 5, 3, 3], [2, 5, 6, 7]])
     assert fresh(ids).logits.shape == (2, 3)
 
 
 def test_a_head_of_another_task_may_be_left_over(tmp_path: Path):
     BertForMaskedLM(tiny_classifier().config).save_pretrained(tmp_path)
-    load_classifier(str(tmp_path), label_names=COLOURS, new_head=True)
+    load_for("text-classification", str(tmp_path), label_names=COLOURS, new_head=True)
     with pytest.raises(MismatchError, match=r"2 missing|unexpected"):
-        load_classifier(str(tmp_path), new_head=False)
+        load_for("text-classification", str(tmp_path), new_head=False)
 
 
 @pytest.mark.parametrize("new_head", [True, False])
@@ -88,7 +88,7 @@ def test_a_missing_layer_is_an_error_with_counts_and_at_most_ten_keys(folder: Pa
 
     edit_weights(folder, drop)
     with pytest.raises(MismatchError) as caught:
-        load_classifier(str(folder), label_names=COLOURS, new_head=new_head)
+        load_for("text-classification", str(folder), label_names=COLOURS, new_head=new_head)
     text = str(caught.value)
     assert "16 missing, 0 unexpected, 0 of another shape" in text and "(6 more)" in text
     assert text.count("bert.encoder.layer.1.") == 10 and text.count("\n") == 2
@@ -101,12 +101,12 @@ def test_layers_that_the_config_does_not_know_are_an_error(headless: bool, tmp_p
     (model.base_model if headless else model).save_pretrained(tmp_path)
     edit_config(tmp_path, num_hidden_layers=1)
     with pytest.raises(MismatchError, match="0 missing, 16 unexpected"):
-        load_classifier(str(tmp_path), label_names=COLOURS, new_head=True)
+        load_for("text-classification", str(tmp_path), label_names=COLOURS, new_head=True)
 
 
 def test_position_ids_of_old_checkpoints_are_harmless(folder: Path):
     edit_weights(folder, lambda w: w.update({"bert.embeddings.position_ids": torch.arange(64)[None]}))
-    load_classifier(str(folder), new_head=False)
+    load_for("text-classification", str(folder), new_head=False)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -119,7 +119,7 @@ def test_a_weight_that_is_no_number_is_named(folder: Path, value: float):
 
     edit_weights(folder, spoil)
     with pytest.raises(NonFiniteError, match=f"2 of 1024 values of {name}"):
-        load_classifier(str(folder), new_head=False)
+        load_for("text-classification", str(folder), new_head=False)
 
 
 def test_check_finite_sees_an_infinity_of_either_sign_and_passes_a_whole_model():
@@ -131,24 +131,26 @@ def test_check_finite_sees_an_infinity_of_either_sign_and_passes_a_whole_model()
 
 
 def test_weights_are_cast_to_the_dtype_asked_for(folder: Path):
-    assert {p.dtype for p in load_classifier(str(folder), new_head=False, dtype="bfloat16").parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load_for("text-classification", str(folder), new_head=False, dtype="bfloat16").parameters()} == {
+        torch.bfloat16
+    }
 
 
 def test_labels_of_a_trained_model_are_compared_not_overwritten(folder: Path):
     """Overwriting the names of a teacher would hide that its classes stand in another order."""
-    model = load_classifier(str(folder), new_head=False, label_names=("blue", "red", "green"))
+    model = load_for("text-classification", str(folder), new_head=False, label_names=("blue", "red", "green"))
     assert list(model.config.id2label.values()) == list(COLOURS)
     with pytest.raises(MismatchError, match="has 3 labels red, green, blue; the data has 3: red, green, pink"):
-        load_classifier(str(folder), new_head=False, label_names=("red", "green", "pink"))
+        load_for("text-classification", str(folder), new_head=False, label_names=("red", "green", "pink"))
 
 
 @pytest.mark.parametrize("names", [None, ("one",), ("a", "a")])
 def test_a_new_head_needs_two_different_names(folder: Path, names):
     with pytest.raises(RecipeError, match="label_names"):
-        load_classifier(str(folder), new_head=True, label_names=names)
+        load_for("text-classification", str(folder), new_head=True, label_names=names)
 
 
-@pytest.mark.parametrize("load", [config_of, load_tokenizer, lambda r: load_classifier(r, new_head=False)])
+@pytest.mark.parametrize("load", [config_of, load_tokenizer, lambda r: load_for("text-classification", r, new_head=False)])
 def test_what_is_not_cached_is_named_while_offline(load):
     with pytest.raises(ResourceError, match="'some-org/some-model': not in the cache"):
         load("some-org/some-model")
@@ -178,14 +180,14 @@ def test_pickled_weights_are_not_read(folder: Path):
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ResourceError, match=r"no model\.safetensors"):
-        load_classifier(str(folder), new_head=False)
+        load_for("text-classification", str(folder), new_head=False)
 
 
 def test_a_torn_weights_file_is_called_damaged(folder: Path):
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(IntegrityError, match="damaged"):
-        load_classifier(str(folder), new_head=False)
+        load_for("text-classification", str(folder), new_head=False)
 
 
 def test_a_config_that_is_no_json_is_explained(folder: Path):
@@ -211,7 +213,7 @@ def test_a_bad_record_of_shapes_keeps_its_own_error(folder: Path):
     """Wrapped in another kind of error, it would leave with another exit code."""
     edit_config(folder, quantization_config={"quant_method": "hf_shrink", "shapes": {"nowhere": [1, 2]}})
     with pytest.raises(IntegrityError, match="'nowhere'"):
-        load_classifier(str(folder), new_head=False)
+        load_for("text-classification", str(folder), new_head=False)
 
 
 def test_attention_code_from_the_hub_is_refused(folder: Path):
@@ -223,7 +225,7 @@ def test_attention_code_from_the_hub_is_refused(folder: Path):
 def test_loading_says_nothing_where_stderr_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     tiny_classifier().base_model.save_pretrained(tmp_path)
     capfd.readouterr()
-    load_classifier(str(tmp_path), label_names=COLOURS, new_head=True)
+    load_for("text-classification", str(tmp_path), label_names=COLOURS, new_head=True)
     assert capfd.readouterr() == ("", "")
 
 
@@ -244,7 +246,7 @@ def test_a_head_that_knows_the_classes_in_another_order_is_turned(family: str, t
     model = tiny_classifier(family, labels=COLOURS[::-1])
     model.save_pretrained(tmp_path)
     ids = torch.tensor([[2, 5, 9, 3], [2, 6, 8, 3]])
-    turned = load_classifier(str(tmp_path), label_names=COLOURS, new_head=True)
+    turned = load_for("text-classification", str(tmp_path), label_names=COLOURS, new_head=True)
     with torch.no_grad():
         expected, found = model(ids).logits.flip(-1), turned(ids).logits
     assert turned.config.id2label == dict(enumerate(COLOURS))

@@ -1,0 +1,23 @@
+"""The few lines that use a published model."""
+
+import json
+
+from hf_shrink.tasks import TASKS
+
+_CALLS = {
+    "text-generation": 'print(model("Put the beginning of a text here.", max_new_tokens=40)[0]["generated_text"])',
+}
+
+
+def usage(task: str, tier: str | None) -> str:
+    """Python that loads the model with ``transformers.pipeline`` and calls it once.
+
+    Args:
+        task: a name of ``TASKS``; another one is taken for the Hub's own word.
+        tier: ``plugin`` where transformers must be told how to load it.
+    """
+    loader = "import hf_shrink  # tells transformers how to load this model\n" if tier == "plugin" else ""
+    word = TASKS[task].pipeline if task in TASKS else task
+    call = _CALLS.get(word, 'print(model("Put a text here."))')
+    load = f'model = pipeline({json.dumps(word)}, model="path/to/this/folder")'
+    return f"{loader}from transformers import pipeline\n\n{load}\n{call}"

@@ -1,0 +1,70 @@
+"""What models are for: one entry a task. How its rows become tokens stands in ``data``, how its answers are judged in
+``measurement``, under the same name."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """The facts that several rooms need.
+
+    Attributes:
+        auto_class: the class of transformers that loads such a model.
+        classes: the table in transformers' ``modeling_auto`` with the names of all such classes.
+        pipeline: what the Hub and ``transformers.pipeline`` call it.
+        new_head: True where the head is made for the labels of the data and may start random; False where it belongs to the
+            pretrained model and must be in the checkpoint.
+        problem_type: what a config calls it, where one class serves several tasks.
+        data_keys: keys of the ``data`` section that not every task reads.
+        floor: whether ``measurement.floor`` can be set against it.
+    """
+
+    auto_class: str
+    classes: str
+    pipeline: str
+    new_head: bool = True
+    problem_type: ProblemType | None = None
+    data_keys: frozenset[str] = frozenset()
+    floor: bool = False
+
+
+TASKS: Mapping[str, Task] = {
+    "text-classification": Task(
+        "AutoModelForSequenceClassification",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        "text-classification",
+        problem_type="single_label_classification",
+        data_keys=frozenset({"text_column", "text_pair_column", "label_column"}),
+        floor=True,
+    ),
+    "causal-lm": Task(
+        "AutoModelForCausalLM",
+        "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
+        "text-generation",
+        new_head=False,
+        data_keys=frozenset({"text_column", "messages_column", "loss_on", "packing"}),
+    ),
+}
+
+if TYPE_CHECKING:
+    TaskName = str
+else:
+    TaskName = Literal[tuple(TASKS)]
+
+
+def task_of(class_name: str, problem_type: str | None = None) -> str | None:
+    """The task that a model class is for, by its name; None where it is none of the table, as without a head.
+
+    Args:
+        class_name: such as ``GPT2LMHeadModel``: the type of a model, or what a config lists under ``architectures``.
+        problem_type: of the config.
+    """
+    from transformers.models.auto import modeling_auto  # here, so that reading a recipe leaves transformers unimported
+
+    fitting = [name for name, task in TASKS.items() if class_name in dict(getattr(modeling_auto, task.classes)).values()]
+    typed = [name for name in fitting if TASKS[name].problem_type == problem_type]
+    return next(iter([*typed, *fitting]), None)
