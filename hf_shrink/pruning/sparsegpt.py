@@ -1,5 +1,8 @@
 """Second-order pruning of one weight: what is removed is made up for by the weights that stay."""
 
+import itertools
+import math
+
 import torch
 from torch import Tensor
 
@@ -14,6 +17,7 @@ BLOCK = 128
 """Inputs whose mask is chosen at once, after all the inputs before them have been made up for."""
 
 _DEAD = 1e-12  # of the mean diagonal, for inputs that are always zero
+_MOST_CHOICES = 100  # of weights to remove from a group, for all of them to be tried
 _CHUNK = 32  # inputs whose updates reach the rest of the block in one product
 
 
@@ -31,7 +35,8 @@ def sparsegpt(
 
     Inputs are taken from first to last. A weight costs ``w^2 / d^2``, with ``d`` its diagonal entry of the upper Cholesky
     factor of the inverse Hessian; removing it changes the weights of the inputs after it in the same row by ``-w / d`` times
-    the factor's row: the optimal brain surgeon's update when everything before is fixed.
+    the factor's row: the optimal brain surgeon's update when everything before is fixed. With a pattern, whole groups are
+    judged and made up for at once, every choice that the pattern allows where there are at most 100.
 
     Args:
         weight: finite, ``[out, in]``; is not changed.
@@ -109,7 +114,10 @@ def prune_by_factor(
             removed = removed_count(sparsity, rows * end) - removed_count(sparsity, rows * start)
             scores = (columns[start:end] / own.diagonal()[:, None]).square().T
             mask[start:end] = keep_top(scores, removed).T
-        errors = _prune_block(columns[start:end], mask[start:end], own, pattern)
+        prune_own = (
+            _prune_groups if pattern is not None and math.comb(pattern[1], pattern[0]) <= _MOST_CHOICES else _prune_block
+        )
+        errors = prune_own(columns[start:end], mask[start:end], own, pattern)
         columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
     return columns.T.contiguous(), mask.T.contiguous()
 
@@ -130,4 +138,28 @@ def _prune_block(columns: Tensor, mask: Tensor, factor: Tensor, pattern: tuple[i
             columns[i].masked_fill_(~mask[i], 0.0)
             columns[i + 1 : end].addr_(factor[i, i + 1 : end], errors[i], alpha=-1)
         columns[end:].addmm_(factor[start:end, end:].T, errors[start:end], alpha=-1)
+    return errors
+
+
+def _prune_groups(columns: Tensor, mask: Tensor, factor: Tensor, pattern: tuple[int, int] | None) -> Tensor:
+    """As ``_prune_block``, but the m weights of a group are judged and made up for together, not one after the other.
+
+    With ``U`` the factor's block of the group, removing its weights ``P`` costs at least ``|e|^2``, where ``e`` is the shortest
+    vector with ``U[:, P]' e = w_P``; all later weights and those of the group that stay then change by ``-U' e`` (the optimal
+    brain surgeon for several weights, arXiv:2203.07259). Of all the sets that the pattern allows the cheapest goes.
+    """
+    assert pattern is not None
+    n, m = pattern
+    size, rows = columns.shape
+    choices = torch.tensor(list(itertools.combinations(range(m), m - n)), device=columns.device)
+    blocks = torch.stack([factor[i : i + m, i : i + m] for i in range(0, size, m)])
+    solutions = torch.linalg.pinv(blocks.double()[:, :, choices].permute(0, 2, 3, 1)).to(columns.dtype)  # [group, choice, m, k]
+    errors = torch.empty_like(columns)
+    for i, solution in zip(range(0, size, m), solutions, strict=True):
+        found = solution @ columns[i : i + m][choices]  # [choice, m, out]
+        best = found.square().sum(dim=1).argmin(dim=0)
+        errors[i : i + m] = found.gather(0, best.expand(1, m, rows))[0]
+        mask[i : i + m].scatter_(0, choices[best].T, False)
+        columns[i:].addmm_(factor[i : i + m, i:].T, errors[i : i + m], alpha=-1)
+        columns[i : i + m].masked_fill_(~mask[i : i + m], 0.0)
     return errors

@@ -1,5 +1,7 @@
 """SparseGPT: less output error than its simpler relatives, and the closed form where there is one."""
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given
@@ -63,6 +65,30 @@ def test_the_output_error_is_below_that_of_magnitude_and_of_wanda(sparsity):
     magnitude = weight * keep_top(weight.abs(), removed)
     assert error(found) < 0.9 * error(wanda) < 0.9 * error(magnitude) * 1.1
     assert error(found) < 0.9 * error(magnitude)
+
+
+@pytest.mark.parametrize("pattern", [(2, 4), (1, 4), (3, 4)])
+def test_one_group_gets_the_best_of_all_least_squares_fits(pattern):
+    """Scores of single weights miss pairs that stand in for each other: both look cheap, and both would go."""
+    x, weight = correlated(100, 4).double(), torch.randn(20, 4).double()
+    found, mask = sparsegpt(weight.float(), (x.T @ x).float(), pattern=pattern, damping=0.0)
+    for row, kept, own in zip(weight, mask, found, strict=True):
+        fits = []
+        for stay in itertools.combinations(range(4), pattern[0]):
+            columns = x[:, list(stay)]
+            fit = torch.linalg.lstsq(columns, x @ row).solution
+            fits.append((float((columns @ fit - x @ row).norm()), stay, fit))
+        _, stay, fit = min(fits, key=lambda one: one[0])
+        assert kept.nonzero().flatten().tolist() == list(stay)
+        torch.testing.assert_close(own[list(stay)].double(), fit, atol=1e-3, rtol=1e-3)
+
+
+def test_a_pattern_with_too_many_choices_is_pruned_weight_by_weight():
+    x, weight = correlated(200, 32), torch.randn(8, 32)
+    found, mask = sparsegpt(weight, x.T @ x, pattern=(8, 16))
+    assert bool((mask.reshape(-1, 16).sum(dim=1) == 8).all()) and bool((found[~mask] == 0).all())
+    plain = weight * keep_n_of_m(weight.abs() * x.norm(dim=0), 8, 16)
+    assert float(((weight - found) @ x.T).norm()) < float(((weight - plain) @ x.T).norm())
 
 
 def test_two_of_four_has_less_error_than_wanda_with_the_pattern():
