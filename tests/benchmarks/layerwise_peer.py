@@ -76,7 +76,14 @@ def theirs(model: Any, tokens: torch.Tensor, method: str, pattern: tuple[int, in
 
 
 def prune(
-    work: Path, side: str, method: str, pattern: tuple[int, int] | None, name: str, threads: int, dtype: torch.dtype
+    work: Path,
+    side: str,
+    method: str,
+    pattern: tuple[int, int] | None,
+    name: str,
+    threads: int,
+    dtype: torch.dtype,
+    order: int,
 ) -> None:
     """Prune ``work/dense`` and write ``work/NAME`` with ``cost.json``: seconds, and bytes above what the model takes."""
     from transformers import AutoModelForCausalLM
@@ -86,6 +93,8 @@ def prune(
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()  # in memory, not in a mapped file, before the memory is looked at
     tokens = torch.load(work / "tokens.pt", weights_only=True)["calibration"]
+    if order:  # sums in another order round otherwise, and one flipped choice changes all the layers after it
+        tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(order))]
     run = (ours if side == "hf_shrink" else theirs)(model, tokens, method, pattern)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what loading has freed must neither hide the rise nor count as the model
@@ -165,6 +174,7 @@ def main() -> None:
     command.add_argument("--side", choices=["hf_shrink", "llmcompressor"], required=True)
     command.add_argument("--method", choices=["sparsegpt", "wanda"], required=True)
     command.add_argument("--pattern", type=int, nargs=2, metavar=("KEEP", "OF"))
+    command.add_argument("--order", type=int, default=0, help="seed of the order of the calibration sequences; 0: as they come")
     commands.add_parser("perplexity")
     for command in commands.choices.values():
         command.add_argument("--work", type=Path, required=True)
@@ -178,7 +188,7 @@ def main() -> None:
     elif options.command == "prune":
         pattern = tuple(options.pattern) if options.pattern else None
         dtype = getattr(torch, options.dtype)
-        prune(options.work, options.side, options.method, pattern, options.name, options.threads, dtype)
+        prune(options.work, options.side, options.method, pattern, options.name, options.threads, dtype, options.order)
     else:
         perplexity(options.work, options.name, options.threads, getattr(torch, options.dtype))
 
