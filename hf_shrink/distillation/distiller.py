@@ -1,6 +1,6 @@
 """Mix the task loss with distillation. The only place that reduces a distillation loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.losses import LOSSES
-from hf_shrink.distillation.positions import kept_positions
+from hf_shrink.distillation.positions import kept_positions, targets
+from hf_shrink.distillation.streaming import Heads, streamed
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, NonFiniteError
 from hf_shrink.lines import few
@@ -29,6 +30,11 @@ class Distiller:
         self.shifts_labels = shifts_labels
         self._terms = _named(config.losses)
         self._totals: dict[str, Tensor] = {}
+
+    @property
+    def streams(self) -> bool:
+        """Whether the terms can be had a few rows at a time: they read nothing but logits, and classes stand in one order."""
+        return self.config.alpha > 0 and self.teacher.label_order is None
 
     def positions(self, inputs: Mapping[str, Any]) -> Tensor:
         """True at each position of the batch that counts, the shape of its labels."""
@@ -59,11 +65,51 @@ class Distiller:
         mixed = torch.zeros((), device=student.device)
         self._record("task", task_loss)
         for name, term in self._terms.items():
-            value = LOSSES[term.loss].function(student, teacher, temperature=term.temperature).sum() / divisor
+            value = _value(term, student, teacher).sum() / divisor
             self._record(name, value)
             mixed = mixed + term.weight * value
         alpha = self.config.alpha
         return task_loss if alpha == 0 else (1 - alpha) * task_loss + alpha * mixed
+
+    def stream(
+        self,
+        run_student: Callable[[], Any],
+        heads: Heads,
+        inputs: Mapping[str, Any],
+        *,
+        task_count: Tensor | float,
+        count: Tensor | float,
+    ) -> Tensor:
+        """What ``mix`` gives, for causal language models whose logits would not fit: they are never all there.
+
+        Args:
+            run_student: calls the student without labels.
+            heads: the last products of both models.
+            inputs: the batch both models see, with its labels.
+            task_count: what the sum of the task loss is divided by.
+            count: what the sums of the terms are divided by.
+
+        Raises:
+            MismatchError: the vocabularies differ in size.
+            NonFiniteError: the teacher's logits hold a NaN or an infinity where it counts.
+        """
+        alpha, terms = self.config.alpha, tuple(self._terms.values())
+        counts = [torch.as_tensor(n, dtype=torch.float32) for n in (task_count, *[count] * len(terms))]
+        weights = torch.tensor([1 - alpha, *(alpha * term.weight for term in terms)])
+        divisors = torch.stack(counts).to(heads.student.weight.device)
+        found = streamed(
+            run_student,
+            heads,
+            self.teacher.before(heads.teacher, inputs),
+            targets=targets(inputs),
+            kept=self.positions(inputs),
+            terms=lambda student, teacher: [_value(term, student, teacher) for term in terms],
+            factors=weights.to(divisors.device) / divisors,
+        )
+        _refuse_not_finite(found.bad_rows)
+        for name, value in zip(("task", *self._terms), found.sums / divisors, strict=True):
+            self._record(name, value)
+        return found.total
 
     def read(self, steps: int) -> dict[str, Tensor]:
         """Mean of each term, and of the task loss, over the ``steps`` optimizer steps since the last call."""
@@ -88,10 +134,17 @@ class Distiller:
             )
         kept = kept.reshape(student.shape[:-1])
         bad = kept & ~teacher.isfinite().all(dim=-1)
-        if bad.any():
-            rows = bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist()
-            raise NonFiniteError(f"teacher logits: NaN or infinity in batch rows {few(rows)}.")
+        _refuse_not_finite(bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist())
         return student[kept], teacher[kept]
+
+
+def _value(term: LossTerm, student: Tensor, teacher: Tensor) -> Tensor:
+    return LOSSES[term.loss].function(student, teacher, temperature=term.temperature)
+
+
+def _refuse_not_finite(rows: Sequence[int]) -> None:
+    if rows:
+        raise NonFiniteError(f"teacher logits: NaN or infinity in batch rows {few(rows)}.")
 
 
 def _named(terms: tuple[LossTerm, ...]) -> dict[str, LossTerm]:

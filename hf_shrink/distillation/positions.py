@@ -39,6 +39,15 @@ def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     return kept if real is None else kept & real
 
 
+def targets(inputs: Mapping[str, Any]) -> Tensor:
+    """The token that a causal language model is to predict at each position, -100 where there is none, ``[batch, length]``."""
+    if isinstance(shifted := inputs.get("shift_labels"), Tensor):
+        return shifted
+    following: Tensor = inputs["labels"].roll(-1, dims=-1)
+    following[..., -1] = IGNORED
+    return following
+
+
 def _next(values: Tensor) -> Tensor:
     shifted = values.roll(-1, dims=-1)
     shifted[..., -1] = False

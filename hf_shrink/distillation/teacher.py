@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.distillation.heads import forward_as
 from hf_shrink.errors import MismatchError
 
 _NOT_FOR_THE_TEACHER = {"labels", "return_dict", "kwargs", "args"}
@@ -45,14 +46,24 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits ``[..., classes]`` of a batch, without gradient, classes in the student's order."""
-        if self.model.training:
-            self.model.eval()
-        batch = {name: value for name, value in inputs.items() if name in self.accepts}
-        if "use_cache" in self.accepts:
-            batch["use_cache"] = False
-        logits: Tensor = self.model(**batch, return_dict=True).logits
+        logits: Tensor = self._run(inputs).logits
         if self.label_order is None:
             return logits
         if len(self.label_order) != logits.shape[-1]:
             raise MismatchError(f"teacher: label_order has {len(self.label_order)} classes, the logits {logits.shape[-1]}.")
         return logits[..., self.label_order]
+
+    @torch.no_grad()
+    def before(self, head: nn.Linear, inputs: Mapping[str, Any]) -> Tensor:
+        """What ``head``, the model's last product, would read, ``[batch, length, width]``; the product is not taken."""
+        with forward_as(head, lambda hidden: hidden):
+            hidden: Tensor = self._run(inputs).logits
+        return hidden
+
+    def _run(self, inputs: Mapping[str, Any]) -> Any:
+        if self.model.training:
+            self.model.eval()
+        batch = {name: value for name, value in inputs.items() if name in self.accepts}
+        if "use_cache" in self.accepts:
+            batch["use_cache"] = False
+        return self.model(**batch, return_dict=True)

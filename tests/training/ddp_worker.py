@@ -11,7 +11,7 @@ from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.pruning.config import PruningConfig
 from tests.training.runs import digest, gradient_norms, model_for, trainer_for
 
-RUNS = {"bert": "classification", "gpt2": "lm"}
+RUNS = {"bert": "classification", "gpt2": "lm", "llama": "lm"}
 
 
 def trainer(family: str, folder: Path, *, world: int, dropout: bool, **words):

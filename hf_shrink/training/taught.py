@@ -1,0 +1,162 @@
+"""A Trainer with a teacher: whom it asks, over which positions it averages, and what of it is logged."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.distillation.distiller import Distiller
+from hf_shrink.distillation.heads import plain_head
+from hf_shrink.distillation.streaming import Heads
+from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.training.accounting import labels_kept, predicts_next_token
+from hf_shrink.training.pruned import PruningTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class TaughtTrainer(PruningTrainer):
+    """Keeps a ``Distiller`` in step with the training."""
+
+    distiller: Distiller | None = None
+
+    def set_distillation(self, teacher: nn.Module | Teacher | None, config: DistillationConfig | None) -> None:
+        """Whom to learn from, and how, in the trainings to come.
+
+        Raises:
+            RecipeError: one without the other, or a teacher that shares weights with the student.
+        """
+        self._step_positions: Tensor | None = None
+        self._terms_read_at = 0
+        self._heads: Heads | None = None
+        self._heads_known = False
+        if (teacher is None) != (config is None):
+            given, missing = ("distillation", "teacher") if teacher is None else ("teacher", "distillation")
+            raise RecipeError(f"{given} without {missing} would be ignored. Pass both or neither.")
+        if teacher is None or config is None:
+            return
+        frozen = teacher.model if isinstance(teacher, Teacher) else teacher
+        if {id(p) for p in frozen.parameters()} & {id(p) for p in self.student.parameters()}:
+            raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        teacher.to(self.args.device)
+        self.distiller = Distiller(config, teacher, shifts_labels=self.predicts_next_token())
+
+    def predicts_next_token(self) -> bool:
+        """Whether the student's logits at a position are about the token after it."""
+        return predicts_next_token(_base(self.student))
+
+    def mixed(self, task_loss: Tensor, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
+        """The training loss of a micro-batch from its task loss and the student's outputs."""
+        assert self.distiller is not None
+        try:
+            return self.distiller.mix(task_loss, outputs, batch, self._step_positions)
+        except NonFiniteError as error:
+            raise self.not_finite(str(error)) from None
+
+    def streams(self, inputs: Mapping[str, Any]) -> bool:
+        """Whether task loss and distillation of this training come without the logits ever being all there.
+
+        That needs causal language models on both sides, plain last products, and losses that read nothing but logits. It is
+        told once a training, by the first micro-batch.
+        """
+        if self.distiller is None or self.label_smoother is not None or self.compute_loss_func is not None:
+            return False
+        if not self._heads_known:
+            self._heads, self._heads_known = self._find_heads(inputs), True
+            if self._heads is not None:
+                logger.info("Distillation over the vocabulary a few rows at a time: the logits are never all in memory.")
+        return self._heads is not None
+
+    def streamed(self, model: nn.Module, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
+        """The training loss of a micro-batch: what ``mixed`` gives, in a fraction of the memory."""
+        assert self.distiller is not None and self._heads is not None and self._step_positions is not None
+        words = {name: value for name, value in self._for_student(inputs).items() if name not in ("labels", "shift_labels")}
+        try:
+            return self.distiller.stream(
+                lambda: model(**words),
+                self._heads,
+                inputs,
+                task_count=self._task_count(inputs, count),
+                count=self._step_positions,
+            )
+        except NonFiniteError as error:
+            raise self.not_finite(str(error)) from None
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
+        """As in ``Trainer``; also counts the positions that distillation averages over in this optimizer step."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.distiller is not None and batches:
+            positions = torch.stack([self.distiller.positions(batch).sum() for batch in batches]).sum().float().to(device)
+            if self.args.average_tokens_across_devices and self.args.world_size > 1:
+                positions = self.accelerator.reduce(positions, reduction="mean")
+            self._step_positions = positions.clamp(min=1 / self.args.world_size)
+        return batches, count
+
+    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in ``Trainer``; columns kept for the teacher alone do not reach the student."""
+        return super().prediction_step(model, self._for_student(inputs), *args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """As in ``Trainer``; beside ``loss`` stands each of its terms, as ``loss/task`` and ``loss/forward_kl``."""
+        if self.distiller is not None and "loss" in logs:
+            terms = self.distiller.read(self.state.global_step - self._terms_read_at)
+            self._terms_read_at = self.state.global_step
+            logs |= {name: float(self.accelerator.gather(value).mean()) for name, value in terms.items()}
+        super().log(logs, start_time)
+
+    def not_finite(self, what: str) -> NonFiniteError:
+        """The error of this step about a number that is none."""
+        return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
+
+    def _prepare_for_training(
+        self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
+    ) -> tuple[nn.Module, DataLoader[Any]]:
+        self._terms_read_at, self._heads_known = self.state.global_step, False
+        if self.distiller is not None:
+            self.distiller.read(1)
+        return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _find_heads(self, inputs: Mapping[str, Any]) -> Heads | None:
+        assert self.distiller is not None
+        teacher, ids = self.distiller.teacher, inputs.get("input_ids")
+        if not self.distiller.streams or self.args.torch_compile or not isinstance(ids, Tensor):
+            return None
+        if not predicts_next_token(_base(self.student)) or not predicts_next_token(_base(teacher.model)):
+            return None
+        student_head = plain_head(self.student, ids, own_loss=True)
+        teacher_head = None if student_head is None else plain_head(teacher.model, ids, own_loss=False)
+        return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
+
+    def _task_count(self, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor | float:
+        """What the sum of the task loss over a micro-batch is divided by, so that micro-batches and ranks add up."""
+        if count is None:
+            kept = labels_kept(inputs, shifts_labels=True)
+            return kept.clamp(min=1) * self.current_gradient_accumulation_steps
+        ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
+        return torch.as_tensor(count).clamp(min=1) / ranks
+
+    def _for_student(self, inputs: Any) -> Any:
+        """The batch without columns that only the teacher's forward takes."""
+        if self.distiller is None:
+            return inputs
+        self._set_signature_columns_if_needed()
+        return {name: value for name, value in inputs.items() if name not in self._only_for_teacher}
+
+    def _set_signature_columns_if_needed(self) -> None:
+        if self._signature_columns is None:
+            super()._set_signature_columns_if_needed()
+            columns: Any = self._signature_columns
+            taught = () if self.distiller is None else self.distiller.teacher.accepts
+            self._only_for_teacher = [name for name in taught if name not in columns]
+            columns.extend(self._only_for_teacher)
+
+
+def _base(model: Any) -> Any:
+    """The model inside its adapters."""
+    return getattr(model, "get_base_model", lambda: model)()
