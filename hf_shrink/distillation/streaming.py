@@ -12,8 +12,8 @@ from hf_shrink.distillation.fused import fused_sum
 from hf_shrink.distillation.heads import forward_as
 from hf_shrink.distillation.positions import IGNORED
 
-Terms = Callable[[Tensor, Tensor], list[Tensor]]
-"""``(student_logits, teacher_logits) -> values``: logits ``[n, words]`` to one number a position for each term, ``[n]``."""
+Terms = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
+"""``(student_logits, teacher_logits, labels) -> values``: ``[n, words]``, ``[n]`` to one number a position for each term."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +70,13 @@ def streamed(
 
     def score(student: Tensor, teacher: Tensor, rows: slice) -> Tensor:
         task = F.cross_entropy(student, at[rows], ignore_index=IGNORED, reduction="sum")
-        here = wanted[rows]
+        here, labels = wanted[rows], at[rows]
         if not bool(here.all()):
-            student, teacher = student[here], teacher[here]
+            student, teacher, labels = student[here], teacher[here], labels[here]
         if len(teacher):
             low, high = teacher.aminmax(dim=-1)
             bad[rows.start : rows.stop][here] = ~(low.isfinite() & high.isfinite())
-        return torch.stack([task, *(value.sum() for value in terms(student, teacher))])
+        return torch.stack([task, *(value.sum() for value in terms(student, teacher, labels))])
 
     def last_product(hidden: Tensor) -> Tensor:
         total, sums = fused_sum(hidden[counts], heads.student, teacher_hidden[counts], heads.teacher, score, factors)

@@ -43,10 +43,16 @@ class Teacher:
         ):
             self.model.to(device)
 
-    @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits ``[..., classes]`` of a batch, without gradient, classes in the student's order."""
-        logits: Tensor = self._run(inputs).logits
+        return self.ordered(self.outputs(inputs)["logits"])
+
+    def ordered(self, logits: Tensor) -> Tensor:
+        """The model's logits with the classes in the student's order.
+
+        Raises:
+            MismatchError: the order has another number of classes.
+        """
         if self.label_order is None:
             return logits
         if len(self.label_order) != logits.shape[-1]:
@@ -54,16 +60,19 @@ class Teacher:
         return logits[..., self.label_order]
 
     @torch.no_grad()
-    def before(self, head: nn.Linear, inputs: Mapping[str, Any]) -> Tensor:
-        """What ``head``, the model's last product, would read, ``[batch, length, width]``; the product is not taken."""
-        with forward_as(head, lambda hidden: hidden):
-            hidden: Tensor = self._run(inputs).logits
-        return hidden
-
-    def _run(self, inputs: Mapping[str, Any]) -> Any:
+    def outputs(self, inputs: Mapping[str, Any], **words: Any) -> Mapping[str, Any]:
+        """What the model gives for a batch, without gradient; ``words`` go to its forward."""
         if self.model.training:
             self.model.eval()
         batch = {name: value for name, value in inputs.items() if name in self.accepts}
         if "use_cache" in self.accepts:
             batch["use_cache"] = False
-        return self.model(**batch, return_dict=True)
+        found: Mapping[str, Any] = self.model(**batch, **words, return_dict=True)
+        return found
+
+    @torch.no_grad()
+    def before(self, head: nn.Linear, inputs: Mapping[str, Any]) -> Tensor:
+        """What ``head``, the model's last product, would read, ``[batch, length, width]``; the product is not taken."""
+        with forward_as(head, lambda hidden: hidden):
+            hidden: Tensor = self.outputs(inputs)["logits"]
+        return hidden

@@ -1,21 +1,29 @@
 """A Trainer with a teacher: whom it asks, over which positions it averages, and what of it is logged."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.distillation.heads import plain_head
+from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.streaming import Heads
 from hf_shrink.distillation.teacher import Teacher
-from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.distillation.vocabularies import shared_words
+from hf_shrink.distillation.watching import Attended
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
 from hf_shrink.training.pruned import PruningTrainer
+
+PROJECTIONS_NAME = "distillation_projections.safetensors"
 
 logger = logging.getLogger(__name__)
 
@@ -45,19 +53,47 @@ class TaughtTrainer(PruningTrainer):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         teacher.to(self.args.device)
-        self.distiller = Distiller(config, teacher, shifts_labels=self.predicts_next_token())
+        on_layers = any(LOSSES[term.loss].reads != "logits" for term in config.losses)
+        if on_layers and self.model_init is not None:
+            raise RecipeError("distillation: losses on layers belong to one model; pass model= instead of model_init=.")
+        self.distiller = Distiller(
+            config,
+            teacher,
+            student=self.student,
+            shifts_labels=self.predicts_next_token(),
+            words=self._shared_words(teacher.model),
+            seed=self.args.seed,
+        )
+        if self.distiller.layers is not None:
+            self.distiller.layers.projections.to(self.args.device)
 
     def predicts_next_token(self) -> bool:
         """Whether the student's logits at a position are about the token after it."""
         return predicts_next_token(_base(self.student))
 
-    def mixed(self, task_loss: Tensor, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
-        """The training loss of a micro-batch from its task loss and the student's outputs."""
+    def mixed(self, task_loss: Tensor, outputs: Any, batch: Mapping[str, Any], attended: Mapping[int, Attended]) -> Tensor:
+        """The training loss of a micro-batch from its task loss, the student's outputs and what its attention did."""
         assert self.distiller is not None
         try:
-            return self.distiller.mix(task_loss, outputs, batch, self._step_positions)
+            return self.distiller.mix(task_loss, outputs, batch, self._step_positions, attended)
         except NonFiniteError as error:
             raise self.not_finite(str(error)) from None
+
+    @contextmanager
+    def watching(self, model: nn.Module) -> Iterator[dict[int, Attended]]:
+        """Collect what ``mixed`` needs from a forward of the student in training."""
+        if self.distiller is None or not model.training:
+            yield {}
+        else:
+            self.distiller.at(self.state.global_step, self.state.max_steps)
+            with self.distiller.watching() as attended:
+                yield attended
+
+    def asked(self, model: nn.Module) -> dict[str, Any]:
+        """Words to the student's forward in training, for outputs that some loss reads."""
+        if self.distiller is None or self.distiller.layers is None or not model.training:
+            return {}
+        return self.distiller.layers.forward_words
 
     def streams(self, inputs: Mapping[str, Any]) -> bool:
         """Whether task loss and distillation of this training come without the logits ever being all there.
@@ -76,6 +112,7 @@ class TaughtTrainer(PruningTrainer):
     def streamed(self, model: nn.Module, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
         """The training loss of a micro-batch: what ``mixed`` gives, in a fraction of the memory."""
         assert self.distiller is not None and self._heads is not None and self._step_positions is not None
+        self.distiller.at(self.state.global_step, self.state.max_steps)
         words = {name: value for name, value in self._for_student(inputs).items() if name not in ("labels", "shift_labels")}
         try:
             return self.distiller.stream(
@@ -114,6 +151,54 @@ class TaughtTrainer(PruningTrainer):
         """The error of this step about a number that is none."""
         return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As in ``Trainer``; projections of the distillation are trained with the student, without weight decay."""
+        made_here = self.optimizer is None
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        if parameters := self._projection_parameters():
+            if not made_here:
+                raise RecipeError(
+                    "optimizers: your own would leave the projections between different hidden widths untrained.\n"
+                    "Pass optimizer_cls_and_kwargs, or compare layers of equal width."
+                )
+            optimizer.add_param_group({"params": parameters, "weight_decay": 0.0})
+        return optimizer
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        """As in ``Trainer``, of the student alone; projections are averaged over the ranks and clipped by themselves."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        if parameters := self._projection_parameters():
+            for parameter in parameters if self.args.world_size > 1 else ():
+                found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = self.accelerator.reduce(found, reduction="mean")
+            if self.args.max_grad_norm > 0:
+                torch.nn.utils.clip_grad_norm_(parameters, self.args.max_grad_norm)
+        return norm
+
+    def _projection_parameters(self) -> list[nn.Parameter]:
+        layers = None if self.distiller is None else self.distiller.layers
+        return [] if layers is None else list(layers.projections.parameters())
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save and self._projection_parameters():
+            assert self.distiller is not None and self.distiller.layers is not None
+            save_file(self.distiller.layers.projections.state_dict(), Path(output_dir, PROJECTIONS_NAME))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            path = Path(checkpoint, PROJECTIONS_NAME)
+            if path.exists() != bool(self._projection_parameters()):
+                has, this = ("holds", "learns none") if path.exists() else ("holds no", "learns some")
+                raise MismatchError(
+                    f"{path.parent.name} {has} projections of a distillation, but this run {this}. "
+                    "Resume with the settings it began with."
+                )
+            if path.exists():
+                assert self.distiller is not None and self.distiller.layers is not None
+                self.distiller.layers.projections.load_state_dict(load_file(path))
+        super()._load_optimizer_and_scheduler(checkpoint)
+
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, DataLoader[Any]]:
@@ -132,6 +217,17 @@ class TaughtTrainer(PruningTrainer):
         student_head = plain_head(self.student, ids, own_loss=True)
         teacher_head = None if student_head is None else plain_head(teacher.model, ids, own_loss=False)
         return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
+
+    def _shared_words(self, teacher: Any) -> int | None:
+        """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
+        heads = [getattr(_base(model), "get_output_embeddings", lambda: None)() for model in (self.student, teacher)]
+        sizes = [len(head.weight) for head in heads if head is not None]
+        if len(sizes) < 2 or sizes[0] == sizes[1]:
+            return None
+        vocabulary: dict[str, int] = getattr(self.processing_class, "get_vocab", dict)()
+        words = shared_words(sizes[0], sizes[1], max(vocabulary.values()) + 1 if vocabulary else None)
+        logger.info("Distillation over %s words: student and teacher have %s, the rest is padding.", words, sizes)
+        return words
 
     def _task_count(self, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor | float:
         """What the sum of the task loss over a micro-batch is divided by, so that micro-batches and ranks add up."""

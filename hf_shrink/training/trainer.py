@@ -99,12 +99,14 @@ class ShrinkTrainer(TaughtTrainer):
             return self.with_penalty(self.streamed(model, batch, num_items_in_batch))
         honoured = not partial or (num_items_in_batch is not None and self._is_count_honoured(inputs))
         self.loss_is_scaled_for_ga = True if partial else None
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch if honoured else None)
+        with self.watching(model) as attended:
+            words = inputs | self.asked(model)
+            loss, outputs = super().compute_loss(model, words, True, num_items_in_batch if honoured else None)
         if model.training:
             if not honoured:
                 loss = self._share(loss, batch, num_items_in_batch)
             if self.distiller is not None:
-                loss = self.mixed(loss, outputs, batch)
+                loss = self.mixed(loss, outputs, batch, attended)
             loss = self.with_penalty(loss)
         return (loss, outputs) if return_outputs else loss
 
@@ -143,7 +145,7 @@ class ShrinkTrainer(TaughtTrainer):
     # ---- numbers that are none ----
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if not torch.isfinite(torch.as_tensor(norm)) and not self._scaler_will_skip():
             raise self.not_finite(f"the gradient norm is {float(norm)}.\nLower the learning rate or look at the batch.")
         return norm
