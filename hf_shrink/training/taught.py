@@ -128,6 +128,8 @@ class TaughtTrainer(PruningTrainer):
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """As in ``Trainer``; also counts the positions that distillation averages over in this optimizer step."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        for parameter in self._projection_parameters():
+            parameter.grad = None  # ``Trainer`` empties those of the model alone
         if self.distiller is not None and batches:
             positions = torch.stack([self.distiller.positions(batch).sum() for batch in batches]).sum().float().to(device)
             if self.args.average_tokens_across_devices and self.args.world_size > 1:
@@ -156,6 +158,9 @@ class TaughtTrainer(PruningTrainer):
         made_here = self.optimizer is None
         optimizer: torch.optim.Optimizer = super().create_optimizer(model)
         if parameters := self._projection_parameters():
+            known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            if id(parameters[0]) in known:
+                return optimizer
             if not made_here:
                 raise RecipeError(
                     "optimizers: your own would leave the projections between different hidden widths untrained.\n"

@@ -96,7 +96,7 @@ def test_other_shapes_are_an_error_not_a_broadcast(student):
 
 def test_one_class_is_refused():
     """Over one class every divergence is zero: a regression would be taught nothing."""
-    with pytest.raises(MismatchError, match="are values.\nUse logit_mse"):
+    with pytest.raises(MismatchError, match=r"are values\.\nUse logit_mse"):
         distiller(torch.randn(2, 1)).mix(torch.zeros(()), {"logits": torch.randn(2, 1)}, {"labels": torch.tensor([0.1, 0.2])})
 
 

@@ -54,31 +54,28 @@ def test_the_loss_is_the_formula_and_its_term_has_its_name(name, tmp_path):
         assert entry["loss"] == pytest.approx(0.3 * entry["loss/task"] + 0.7 * entry[f"loss/{name}"], rel=1e-4)
 
 
-@names
+@pytest.mark.parametrize(
+    "name", sorted(name for name in CLASSIFIES if LOSSES[name].reads in ("logits", "hidden", "embeddings"))
+)
 def test_alpha_zero_is_plain_training_bit_for_bit(name, tmp_path):
     """A projection drawn from the global generator, or hidden states asked for, must not make another run."""
-    attends = LOSSES[name].reads not in ("logits", "hidden", "embeddings")
-    student = {"attn_implementation": "eager"} if attends else {}
-    runs = []
-    for more in (
-        {},
-        {
-            "teacher": copy.deepcopy(dense("bert", "classification", hidden=16)),
-            "distillation": DistillationConfig(alpha=0.0, losses=(LossTerm(loss=name),)),
-        },
-    ):
-        if more and name in ("attention_kl", "attention_mse"):
-            more["teacher"] = copy.deepcopy(dense("bert", "classification"))
-        trainer = trainer_for(
-            "bert", "classification", tmp_path, more=more, max_steps=3, model=model_for("bert", "classification", **student)
-        )
-        trainer.train()
-        runs.append(weights(trainer.model))
-    if attends:  # the attention that can be watched rounds otherwise than the stock one
-        for key, one in runs[0].items():
-            torch.testing.assert_close(one, runs[1][key], rtol=1e-3, atol=1e-4)
-    else:
-        assert same(*runs)
+    plain = trainer_for("bert", "classification", tmp_path, max_steps=3)
+    plain.train()
+    taught = run(name, tmp_path, alpha=0.0, teacher=dense("bert", "classification", hidden=16), dropout=True, max_steps=3)
+    taught.train()
+    assert same(weights(plain.model), weights(taught.model))
+
+
+@pytest.mark.parametrize("name", ["attention_mse", "key_relation_kl"])
+def test_attention_that_is_watched_trains_as_the_plain_one(name, tmp_path):
+    """It is the plain attention but for rounding; a mask or a dropout that it forgets is another model."""
+    student = model_for("bert", "classification", attn_implementation="eager")
+    plain = trainer_for("bert", "classification", tmp_path, max_steps=3, model=student)
+    plain.train()
+    taught = run(name, tmp_path, alpha=0.0, dropout=True, max_steps=3)
+    taught.train()
+    losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (plain, taught)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 3
 
 
 @pytest.mark.parametrize("name", sorted(set(CLASSIFIES) - {"soft_cross_entropy"}))
@@ -120,11 +117,10 @@ def _filled(batch, filler):
 def test_the_student_comes_closer(name, tmp_path):
     """A gradient that does not arrive leaves the curve flat, and nothing says so."""
     teacher = dense("bert", "classification", hidden=32)
-    trainer = run(name, tmp_path, alpha=1.0, teacher=teacher, max_steps=40, logging_steps=4)
+    trainer = run(name, tmp_path, alpha=1.0, teacher=teacher, max_steps=8)
     trainer.train()
     terms = [e[f"loss/{name}"] for e in trainer.state.log_history if f"loss/{name}" in e]
-    floor = 1.0986 if name == "soft_cross_entropy" else 0.0
-    assert terms[-1] < (terms[0] if floor else 0.8 * terms[0])
+    assert len(terms) == 8 and sum(terms[-3:]) < (0.9999 if name == "soft_cross_entropy" else 0.98) * sum(terms[:3])
 
 
 @pytest.mark.parametrize("name", sorted(name for name in ON_LAYERS if LOSSES[name].reads in ("hidden", "embeddings")))
@@ -135,9 +131,9 @@ def test_projections_learn_with_the_student_and_stay_out_of_it(name, tmp_path):
         tmp_path,
         teacher=dense("bert", "classification", hidden=16),
         alpha=1.0,
-        max_steps=40,
+        max_steps=6,
         save_strategy="steps",
-        save_steps=40,
+        save_steps=6,
     )
     maps = trainer.distiller.layers.projections
     before = weights(maps)
@@ -145,7 +141,7 @@ def test_projections_learn_with_the_student_and_stay_out_of_it(name, tmp_path):
     terms = [e[f"loss/{name}"] for e in trainer.state.log_history if f"loss/{name}" in e]
     after = weights(maps)
     assert before and not any(torch.equal(before[key], after[key]) for key in before) and terms[-1] < 0.9 * terms[0]
-    folder = tmp_path / "checkpoint-40"
+    folder = tmp_path / "checkpoint-6"
     assert load_file(folder / "model.safetensors").keys() == trainer.model.state_dict().keys()
     assert same(load_file(folder / "distillation_projections.safetensors"), after)
 
@@ -220,8 +216,8 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_runs(pair, tmp_pat
 
 def test_other_head_counts_are_refused_by_attention_losses_and_fine_for_relations(tmp_path):
     """Heads of another number broadcast, or fail with a shape."""
-    teacher = dense("bert", "classification", num_attention_heads=2) if False else _two_heads()
-    with pytest.raises(MismatchError, match="4 heads, layer 1 of the teacher 2.\nUse value_relation_kl"):
+    teacher = _two_heads()
+    with pytest.raises(MismatchError, match=r"4 heads, layer 1 of the teacher 2\.\nUse value_relation_kl"):
         run("attention_kl", tmp_path, teacher=teacher).train()
     for name in ("query_relation_kl", "key_relation_kl", "value_relation_kl"):
         trainer = run(name, tmp_path, teacher=teacher, max_steps=1)
