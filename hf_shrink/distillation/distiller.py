@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.layers import LayerTerms
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.outputs import check_outputs
@@ -26,7 +27,7 @@ class Distiller:
 
     Args:
         config: alpha and the terms.
-        teacher: gives what is to be learnt.
+        teacher: gives what is to be learnt: one, or several as an ``Ensemble``.
         student: the model that learns; needed where a term reads layers.
         shifts_labels: whether the student's loss moves the labels by one, as causal language models do.
         words: how many of the logits count, where the rest is padding of a vocabulary; None for all.
@@ -39,7 +40,7 @@ class Distiller:
     def __init__(
         self,
         config: DistillationConfig,
-        teacher: Teacher,
+        teacher: Teacher | Ensemble,
         *,
         student: Any = None,
         shifts_labels: bool = False,
@@ -53,7 +54,10 @@ class Distiller:
         self._terms = _named(config.losses)
         on_layers = {name: term for name, term in self._terms.items() if LOSSES[term.loss].reads != "logits"}
         self._on_logits = {name: term for name, term in self._terms.items() if name not in on_layers}
-        self.layers = LayerTerms(on_layers, student, teacher.model, seed=seed) if on_layers else None
+        if on_layers and isinstance(teacher, Ensemble):
+            raise MismatchError(f"distillation: {next(iter(on_layers))} compares layers, which several teachers do not share.")
+        compares = bool(on_layers) and isinstance(teacher, Teacher)
+        self.layers = LayerTerms(on_layers, student, teacher.models[0], seed=seed) if compares else None
         self._kind = getattr(getattr(student, "config", None), "problem_type", None)
         self._totals: dict[str, Tensor] = {}
         self._step, self._steps = 0, 1
@@ -62,7 +66,7 @@ class Distiller:
     def streams(self) -> bool:
         """Whether the terms can be had a few rows at a time: they read nothing but logits, and classes stand in one order."""
         taught = self.config.alpha > 0 or self.config.alpha_end is not None
-        return taught and self.layers is None and self.teacher.label_order is None
+        return taught and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
 
     @property
     def alpha(self) -> float:
@@ -146,6 +150,7 @@ class Distiller:
             MismatchError: the vocabularies differ in size.
             NonFiniteError: the teacher's logits hold a NaN or an infinity where it counts.
         """
+        assert isinstance(self.teacher, Teacher)
         alpha, terms = self.alpha, tuple(self._terms.values())
         sizes = [head.out_features for head in (heads.student, heads.teacher)]
         if self.words is None and sizes[0] != sizes[1]:

@@ -33,12 +33,8 @@ def check_outputs(
     Raises:
         MismatchError: other shapes, or a loss that would teach the wrong thing without an error.
     """
-    if student.shape != teacher.shape:
-        raise MismatchError(
-            f"distillation: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}; both need the same "
-            "shape.\nGive both models the same labels and vocabulary."
-        )
-    kind = _kind(student, labels, problem_type)
+    check_shapes(student, teacher, "student and teacher logits")
+    kind = kind_of(student, labels, problem_type)
     for name, term in terms.items():
         if kind not in LOSSES[term.loss].outputs:
             raise MismatchError(
@@ -51,7 +47,16 @@ def check_outputs(
         )
 
 
-def _kind(logits: Tensor, labels: Tensor, problem_type: str | None) -> Kind:
+def check_shapes(one: Tensor, other: Tensor, what: str) -> None:
+    """Refuse two tensors of different shapes, which might broadcast."""
+    if one.shape != other.shape:
+        raise MismatchError(
+            f"distillation: {what} {list(one.shape)} and {list(other.shape)}; both need the same shape.\n"
+            "Give both models the same labels and vocabulary."
+        )
+
+
+def kind_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Kind:
     """As transformers tells them apart: one output is a value, several with fractional labels are labels."""
     if logits.shape[-1] == 1 or problem_type == "regression":
         return "values"

@@ -59,6 +59,11 @@ class Teacher:
             raise MismatchError(f"teacher: label_order has {len(self.label_order)} classes, the logits {logits.shape[-1]}.")
         return logits[..., self.label_order]
 
+    @property
+    def models(self) -> list[Any]:
+        """The one that teaches."""
+        return [self.model]
+
     @torch.no_grad()
     def outputs(self, inputs: Mapping[str, Any], **words: Any) -> Mapping[str, Any]:
         """What the model gives for a batch, without gradient; ``words`` go to its forward."""

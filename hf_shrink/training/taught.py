@@ -1,10 +1,10 @@
 """A Trainer with a teacher: whom it asks, over which positions it averages, and what of it is logged."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
+from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.heads import plain_head
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.streaming import Heads
@@ -25,6 +26,9 @@ from hf_shrink.training.pruned import PruningTrainer
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 
+AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | Sequence[nn.Module | Teacher]
+"""One who teaches, or several."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,7 +37,7 @@ class TaughtTrainer(PruningTrainer):
 
     distiller: Distiller | None = None
 
-    def set_distillation(self, teacher: nn.Module | Teacher | None, config: DistillationConfig | None) -> None:
+    def set_distillation(self, teacher: AnyTeacher | None, config: DistillationConfig | None) -> None:
         """Whom to learn from, and how, in the trainings to come.
 
         Raises:
@@ -48,20 +52,20 @@ class TaughtTrainer(PruningTrainer):
             raise RecipeError(f"{given} without {missing} would be ignored. Pass both or neither.")
         if teacher is None or config is None:
             return
-        frozen = teacher.model if isinstance(teacher, Teacher) else teacher
-        if {id(p) for p in frozen.parameters()} & {id(p) for p in self.student.parameters()}:
+        ours = {id(p) for p in self.student.parameters()}
+        if any(id(p) in ours for model in _models(teacher) for p in model.parameters()):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
-        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-        teacher.to(self.args.device)
+        one = self._as_one(teacher)
+        one.to(self.args.device)
         on_layers = any(LOSSES[term.loss].reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
             raise RecipeError("distillation: losses on layers belong to one model; pass model= instead of model_init=.")
         self.distiller = Distiller(
             config,
-            teacher,
+            one,
             student=self.student,
             shifts_labels=self.predicts_next_token(),
-            words=self._shared_words(teacher.model),
+            words=self._shared_words(one.models),
             seed=self.args.seed,
         )
         if self.distiller.layers is not None:
@@ -214,20 +218,30 @@ class TaughtTrainer(PruningTrainer):
 
     def _find_heads(self, inputs: Mapping[str, Any]) -> Heads | None:
         assert self.distiller is not None
-        teacher, ids = self.distiller.teacher, inputs.get("input_ids")
+        teacher, ids = self.distiller.teacher.models[0], inputs.get("input_ids")
         if not self.distiller.streams or self.args.torch_compile or not isinstance(ids, Tensor):
             return None
-        if not predicts_next_token(_base(self.student)) or not predicts_next_token(_base(teacher.model)):
+        if not predicts_next_token(_base(self.student)) or not predicts_next_token(_base(teacher)):
             return None
         student_head = plain_head(self.student, ids, own_loss=True)
-        teacher_head = None if student_head is None else plain_head(teacher.model, ids, own_loss=False)
+        teacher_head = None if student_head is None else plain_head(teacher, ids, own_loss=False)
         return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
 
-    def _shared_words(self, teacher: Any) -> int | None:
+    def _as_one(self, teacher: AnyTeacher) -> Teacher | Ensemble:
+        if isinstance(teacher, Teacher | Ensemble):
+            return teacher
+        if isinstance(teacher, nn.Module):
+            return Teacher(teacher)
+        if not teacher:
+            raise RecipeError("teacher: an empty list teaches nothing. Pass a model, or several.")
+        kind = getattr(getattr(self.student, "config", None), "problem_type", None)
+        return Ensemble([each if isinstance(each, Teacher) else Teacher(each) for each in teacher], problem_type=kind)
+
+    def _shared_words(self, teachers: list[Any]) -> int | None:
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
-        heads = [getattr(_base(model), "get_output_embeddings", lambda: None)() for model in (self.student, teacher)]
+        heads = [getattr(_base(model), "get_output_embeddings", lambda: None)() for model in (self.student, *teachers)]
         sizes = [len(head.weight) for head in heads if head is not None]
-        if len(sizes) < 2 or sizes[0] == sizes[1]:
+        if len(sizes) != 2 or sizes[0] == sizes[1]:
             return None
         vocabulary: dict[str, int] = getattr(self.processing_class, "get_vocab", dict)()
         words = shared_words(sizes[0], sizes[1], max(vocabulary.values()) + 1 if vocabulary else None)
@@ -256,6 +270,13 @@ class TaughtTrainer(PruningTrainer):
             taught = () if self.distiller is None else self.distiller.teacher.accepts
             self._only_for_teacher = [name for name in taught if name not in columns]
             columns.extend(self._only_for_teacher)
+
+
+def _models(teacher: AnyTeacher) -> list[nn.Module]:
+    """Those that teach, before any of them is frozen."""
+    if isinstance(teacher, nn.Module):
+        return [teacher]
+    return teacher.models if isinstance(teacher, Teacher | Ensemble) else [model for each in teacher for model in _models(each)]
 
 
 def _base(model: Any) -> Any:

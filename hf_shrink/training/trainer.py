@@ -10,11 +10,10 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
 from hf_shrink.distillation.config import DistillationConfig
-from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.training.accounting import honours_count, labels_kept
-from hf_shrink.training.taught import TaughtTrainer
+from hf_shrink.training.taught import AnyTeacher, TaughtTrainer
 
 
 class ShrinkTrainer(TaughtTrainer):
@@ -25,7 +24,8 @@ class ShrinkTrainer(TaughtTrainer):
 
     Args:
         model, args, ...: those of ``Trainer``, in its order.
-        teacher: a model of the same labels and vocabulary, or a ``Teacher``; needs ``distillation``.
+        teacher: a model of the same labels and vocabulary, a ``Teacher``, a list of them (their mean teaches) or an
+            ``Ensemble``; needs ``distillation``.
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
@@ -51,7 +51,7 @@ class ShrinkTrainer(TaughtTrainer):
         optimizer_cls_and_kwargs: Any = None,
         preprocess_logits_for_metrics: Any = None,
         *,
-        teacher: nn.Module | Teacher | None = None,
+        teacher: AnyTeacher | None = None,
         distillation: DistillationConfig | None = None,
         pruning: PruningConfig | Sequence[PruningConfig] | None = None,
         pruning_fractions: Mapping[str, float] | None = None,

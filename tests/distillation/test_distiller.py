@@ -89,7 +89,7 @@ def test_a_batch_in_which_nothing_counts_gives_zero_not_nan():
 @pytest.mark.parametrize("student", [(2, 1), (2, 4), (1, 3)])
 def test_other_shapes_are_an_error_not_a_broadcast(student):
     """[2, 3] against [2, 1] or [1, 3] broadcasts, and the loss falls."""
-    with pytest.raises(MismatchError, match="student logits") as error:
+    with pytest.raises(MismatchError, match="student and teacher logits") as error:
         distiller(torch.randn(2, 3)).mix(torch.zeros(()), {"logits": torch.randn(student)}, {"labels": torch.tensor([0, 1])})
     assert error.value.code == 3
 
