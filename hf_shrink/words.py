@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.families import family_of, stacks_of
 from hf_shrink.models.student import kept_layers
 from hf_shrink.pruning.config import PruningConfig
@@ -25,8 +26,26 @@ def layers_words(recipe: Recipe, start: Any) -> str:
 def distillation_words(config: DistillationConfig | None) -> Iterator[str]:
     """The loss as a formula, where there is distillation."""
     if config is not None:
-        terms = " + ".join(f"{term.weight:g} x {term.loss} at temperature {term.temperature:g}" for term in config.losses)
-        yield f"loss: {1 - config.alpha:g} x task + {config.alpha:g} x ({terms})"
+        terms = " + ".join(map(_term_words, config.losses))
+        if config.alpha_end is None:
+            yield f"loss: {1 - config.alpha:g} x task + {config.alpha:g} x ({terms})"
+        else:
+            yield f"loss: (1 - alpha) x task + alpha x ({terms}), alpha {_ramp(config.alpha, config.alpha_end)}"
+
+
+def _term_words(term: LossTerm) -> str:
+    takes = LOSSES[term.loss].takes
+    temperature = f" at temperature {_ramp(term.temperature, term.temperature_end)}" if "temperature" in takes else ""
+    beta = "" if term.beta is None else f", beta {term.beta:g}"
+    layers = term.layers or LOSSES[term.loss].layers
+    pairs = (
+        layers if layers is None or isinstance(layers, str) else ", ".join(f"{ours} from {theirs}" for ours, theirs in layers)
+    )
+    return f"{_ramp(term.weight, term.weight_end)} x {term.loss}{temperature}{beta}" + (f" (layers: {pairs})" if pairs else "")
+
+
+def _ramp(start: float, end: float | None) -> str:
+    return f"{start:g}" if end is None else f"{start:g} to {end:g}"
 
 
 def before_words(entries: Sequence[PruningConfig], prunes: PruningPlan) -> list[str]:

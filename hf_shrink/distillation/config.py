@@ -1,11 +1,14 @@
 """The ``distillation`` section."""
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from hf_shrink.config import Config, Listed
 from hf_shrink.tables import pick
+
+LayerPair = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Listed]
+LayerMap = Literal["uniform", "last"] | Annotated[tuple[LayerPair, ...], Listed]
 
 
 class LossTerm(Config):
@@ -14,6 +17,19 @@ class LossTerm(Config):
     loss: str = Field("forward_kl", description="Name of the loss.")
     temperature: float = Field(1.0, gt=0, description="Softens both distributions; 1 leaves them as they are.")
     weight: float = Field(1.0, ge=0, description="Factor of this term in the sum.")
+    beta: float | None = Field(
+        None,
+        ge=0,
+        description="`jsd`: the teacher's part of the mix, in (0, 1), default 0.5. "
+        "`decoupled_kd`: weight of the other classes, default 8.",
+    )
+    layers: LayerMap | None = Field(
+        None,
+        description="Layers to compare: `uniform`, `last`, or pairs [student, teacher] counted from 0. "
+        "Null: `last` for relations, `uniform` for the other losses on layers.",
+    )
+    temperature_end: float | None = Field(None, gt=0, description="Temperature of the last step, reached in a straight line.")
+    weight_end: float | None = Field(None, ge=0, description="Weight of the last step, reached in a straight line.")
 
     @field_validator("loss")
     @classmethod
@@ -23,9 +39,26 @@ class LossTerm(Config):
         pick(LOSSES, name, "loss")
         return name
 
+    @model_validator(mode="after")
+    def _has_only_what_it_takes(self) -> Self:
+        from hf_shrink.distillation.losses import LOSSES
+
+        loss = LOSSES[self.loss]
+        soft = self.temperature != 1 or self.temperature_end is not None
+        given = {"temperature": soft, "beta": self.beta is not None, "layers": self.layers is not None}
+        taken = loss.takes | ({"layers"} if loss.layers else set())
+        for word in (word for word, is_given in given.items() if is_given and word not in taken):
+            raise ValueError(f"{word}: would be ignored, {self.loss} has none; remove it.")
+        if self.loss == "jsd" and self.beta is not None and not 0 < self.beta < 1:
+            raise ValueError(f"beta: must be a number in (0, 1) for jsd, got {self.beta:g}")
+        if self.layers == ():
+            raise ValueError("layers: an empty list compares nothing; remove it, or give pairs [student, teacher].")
+        return self
+
 
 class DistillationConfig(Config):
     """The training loss is (1 - alpha) * task + alpha * (sum of weight * term)."""
 
     alpha: float = Field(0.5, ge=0, le=1, description="Weight of distillation; the task loss gets 1 - alpha.")
+    alpha_end: float | None = Field(None, ge=0, le=1, description="Alpha of the last step, reached in a straight line.")
     losses: Annotated[tuple[LossTerm, ...], Listed] = Field(min_length=1, description="The terms of the sum.")

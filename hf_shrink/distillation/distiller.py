@@ -1,15 +1,23 @@
 """Mix the task loss with distillation. The only place that reduces a distillation loss."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.ensemble import Ensemble
+from hf_shrink.distillation.layers import LayerTerms
 from hf_shrink.distillation.losses import LOSSES
-from hf_shrink.distillation.positions import kept_positions
+from hf_shrink.distillation.outputs import check_outputs
+from hf_shrink.distillation.positions import kept_positions, targets
+from hf_shrink.distillation.ramps import along
+from hf_shrink.distillation.streaming import Heads, streamed
 from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.distillation.views import Seen, tokens_of
+from hf_shrink.distillation.watching import Attended
 from hf_shrink.errors import MismatchError, NonFiniteError
 from hf_shrink.lines import few
 
@@ -19,16 +27,64 @@ class Distiller:
 
     Args:
         config: alpha and the terms.
-        teacher: gives the logits to learn from.
+        teacher: gives what is to be learnt: one, or several as an ``Ensemble``.
+        student: the model that learns; needed where a term reads layers.
         shifts_labels: whether the student's loss moves the labels by one, as causal language models do.
+        words: how many of the logits count, where the rest is padding of a vocabulary; None for all.
+        seed: of the projections between different widths.
+
+    Raises:
+        MismatchError: layers that a term names are not there.
     """
 
-    def __init__(self, config: DistillationConfig, teacher: Teacher, *, shifts_labels: bool = False) -> None:
+    def __init__(
+        self,
+        config: DistillationConfig,
+        teacher: Teacher | Ensemble,
+        *,
+        student: Any = None,
+        shifts_labels: bool = False,
+        words: int | None = None,
+        seed: int = 0,
+    ) -> None:
         self.config = config
         self.teacher = teacher
         self.shifts_labels = shifts_labels
+        self.words = words
         self._terms = _named(config.losses)
+        on_layers = {name: term for name, term in self._terms.items() if LOSSES[term.loss].reads != "logits"}
+        self._on_logits = {name: term for name, term in self._terms.items() if name not in on_layers}
+        if on_layers and isinstance(teacher, Ensemble):
+            raise MismatchError(f"distillation: {next(iter(on_layers))} compares layers, which several teachers do not share.")
+        compares = bool(on_layers) and isinstance(teacher, Teacher)
+        self.layers = LayerTerms(on_layers, student, teacher.models[0], seed=seed) if compares else None
+        self._kind = getattr(getattr(student, "config", None), "problem_type", None)
         self._totals: dict[str, Tensor] = {}
+        self._step, self._steps = 0, 1
+
+    @property
+    def streams(self) -> bool:
+        """Whether the terms can be had a few rows at a time: they read nothing but logits, and classes stand in one order."""
+        taught = self.config.alpha > 0 or self.config.alpha_end is not None
+        return taught and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
+
+    @property
+    def alpha(self) -> float:
+        """Weight of distillation at the present step."""
+        return along(self.config.alpha, self.config.alpha_end, self._step, self._steps)
+
+    def at(self, step: int, steps: int) -> None:
+        """Let weights, temperatures and alpha be those after ``step`` of ``steps`` optimizer steps."""
+        self._step, self._steps = step, steps
+
+    @contextmanager
+    def watching(self) -> Iterator[dict[int, Attended]]:
+        """Collect from one forward of the student what ``mix`` needs beside its outputs."""
+        if self.layers is None:
+            yield {}
+        else:
+            with self.layers.watching_student() as attended:
+                yield attended
 
     def positions(self, inputs: Mapping[str, Any]) -> Tensor:
         """True at each position of the batch that counts, the shape of its labels."""
@@ -37,33 +93,86 @@ class Distiller:
     def mix(
         self,
         task_loss: Tensor,
-        student_outputs: Mapping[str, Tensor],
+        student_outputs: Mapping[str, Any],
         inputs: Mapping[str, Any],
         count: Tensor | float | None = None,
+        attended: Mapping[int, Attended] | None = None,
     ) -> Tensor:
         """The training loss of one micro-batch, a scalar.
 
         Args:
             task_loss: scalar, already on the scale on which micro-batches add up to an optimizer step.
-            student_outputs: with ``logits`` ``[..., classes]``.
+            student_outputs: with ``logits`` ``[..., classes]`` and, where asked for, ``hidden_states``.
             inputs: the batch both models see, with its labels.
             count: positions that count in the whole optimizer step; None where this batch is the whole step.
+            attended: what ``watching`` collected.
 
         Raises:
-            MismatchError: the logits of the two models, or the labels, differ in shape.
-            NonFiniteError: the teacher's logits hold a NaN or an infinity where it counts.
+            MismatchError: what the two models give, or the labels, differ in shape.
+            NonFiniteError: what the teacher gives holds a NaN or an infinity where it counts.
         """
         kept = self.positions(inputs)
-        student, teacher = self._logits(student_outputs["logits"], inputs, kept)
+        with self.layers.watching_teacher() if self.layers else _nothing() as taught:
+            teacher_outputs = self.teacher.outputs(inputs, **self.layers.forward_words if self.layers else {})
         divisor = kept.sum().clamp(min=1) if count is None else count
-        mixed = torch.zeros((), device=student.device)
+        sums = self._logit_sums(student_outputs["logits"], self.teacher.ordered(teacher_outputs["logits"]), inputs, kept)
+        if self.layers is not None:
+            student = Seen(tuple(student_outputs.get("hidden_states") or ()), attended or {})
+            sums |= self._layer_sums(student, Seen(tuple(teacher_outputs.get("hidden_states") or ()), taught), inputs, kept)
+        mixed = torch.zeros((), device=kept.device)
         self._record("task", task_loss)
         for name, term in self._terms.items():
-            value = LOSSES[term.loss].function(student, teacher, temperature=term.temperature).sum() / divisor
+            value = sums[name] / divisor
             self._record(name, value)
-            mixed = mixed + term.weight * value
-        alpha = self.config.alpha
+            mixed = mixed + self._weight(term) * value
+        alpha = self.alpha
         return task_loss if alpha == 0 else (1 - alpha) * task_loss + alpha * mixed
+
+    def stream(
+        self,
+        run_student: Callable[[], Any],
+        heads: Heads,
+        inputs: Mapping[str, Any],
+        *,
+        task_count: Tensor | float,
+        count: Tensor | float,
+    ) -> Tensor:
+        """What ``mix`` gives, for causal language models whose logits would not fit: they are never all there.
+
+        Args:
+            run_student: calls the student without labels.
+            heads: the last products of both models.
+            inputs: the batch both models see, with its labels.
+            task_count: what the sum of the task loss is divided by.
+            count: what the sums of the terms are divided by.
+
+        Raises:
+            MismatchError: the vocabularies differ in size.
+            NonFiniteError: the teacher's logits hold a NaN or an infinity where it counts.
+        """
+        assert isinstance(self.teacher, Teacher)
+        alpha, terms = self.alpha, tuple(self._terms.values())
+        sizes = [head.out_features for head in (heads.student, heads.teacher)]
+        if self.words is None and sizes[0] != sizes[1]:
+            raise MismatchError(f"distillation: the student has {sizes[0]} words, the teacher {sizes[1]}.")
+        counts = [torch.as_tensor(n, dtype=torch.float32) for n in (task_count, *[count] * len(terms))]
+        divisors = torch.stack([n.to(heads.student.weight.device) for n in counts])
+        weights = divisors.new_tensor([1 - alpha, *(alpha * self._weight(term) for term in terms)])
+        found = streamed(
+            run_student,
+            heads,
+            self.teacher.before(heads.teacher, inputs),
+            targets=targets(inputs),
+            kept=self.positions(inputs),
+            terms=lambda student, teacher, labels: [
+                self._value(term, student[:, : self.words], teacher[:, : self.words], labels) for term in terms
+            ],
+            factors=weights / divisors,
+        )
+        _refuse_not_finite(found.bad_rows)
+        for name, value in zip(("task", *self._terms), found.sums / divisors, strict=True):
+            self._record(name, value)
+        return found.total
 
     def read(self, steps: int) -> dict[str, Tensor]:
         """Mean of each term, and of the task loss, over the ``steps`` optimizer steps since the last call."""
@@ -74,24 +183,52 @@ class Distiller:
     def _record(self, name: str, value: Tensor) -> None:
         self._totals[name] = self._totals.get(name, 0.0) + value.detach().float()
 
-    def _logits(self, student: Tensor, inputs: Mapping[str, Any], kept: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of both models at the positions that count, ``[positions, classes]`` each."""
-        teacher = self.teacher(inputs).to(student.device)
-        if student.shape != teacher.shape or student.shape[-1] < 2:
-            raise MismatchError(
-                f"distillation: student logits {list(student.shape)}, teacher logits {list(teacher.shape)}; "
-                "both need the same shape and at least two classes.\nGive both models the same labels and vocabulary."
-            )
-        if kept.numel() != student[..., 0].numel():
-            raise MismatchError(
-                f"distillation: labels {list(kept.shape)} give no class to each position of logits {list(student.shape)}."
-            )
+    def _weight(self, term: LossTerm) -> float:
+        return along(term.weight, term.weight_end, self._step, self._steps)
+
+    def _value(self, term: LossTerm, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        """One number a position, ``[positions]``."""
+        loss = LOSSES[term.loss]
+        options: dict[str, Any] = {} if term.beta is None else {"beta": term.beta}
+        if "temperature" in loss.takes:
+            options["temperature"] = along(term.temperature, term.temperature_end, self._step, self._steps)
+        if "labels" in loss.takes:
+            options["labels"] = labels
+        return loss.function(student, teacher, **options)
+
+    def _logit_sums(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
+        """The sum of each term on logits over the positions that count."""
+        if not self._on_logits:
+            return {}
+        teacher = teacher.to(student.device)
+        if self.words is not None and student.shape[:-1] == teacher.shape[:-1]:
+            student, teacher = student[..., : self.words], teacher[..., : self.words]
+        labels = targets(inputs) if self.shifts_labels else inputs["labels"]
+        check_outputs(student, teacher, labels, kept, self._on_logits, self._kind)
         kept = kept.reshape(student.shape[:-1])
         bad = kept & ~teacher.isfinite().all(dim=-1)
-        if bad.any():
-            rows = bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist()
-            raise NonFiniteError(f"teacher logits: NaN or infinity in batch rows {few(rows)}.")
-        return student[kept], teacher[kept]
+        _refuse_not_finite(bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist())
+        ours, theirs, right = student[kept], teacher[kept], labels.reshape(*kept.shape, *labels.shape[kept.ndim :])[kept]
+        return {name: self._value(term, ours, theirs, right).sum() for name, term in self._on_logits.items()}
+
+    def _layer_sums(self, student: Seen, teacher: Seen, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
+        assert self.layers is not None
+        states = student.hidden[0][..., 0] if student.hidden else next(iter(student.attended.values())).queries[:, 0, :, 0]
+        tokens = tokens_of(kept, inputs, states)
+        sums = {name: self.layers.value(name, student, teacher, tokens) for name in self.layers.terms}
+        if not all(bool(value.isfinite()) for value in sums.values()):
+            _refuse_not_finite(teacher.rows_not_finite(tokens.kept), "layers")
+        return sums
+
+
+@contextmanager
+def _nothing() -> Iterator[dict[int, Attended]]:
+    yield {}
+
+
+def _refuse_not_finite(rows: Sequence[int], what: str = "logits") -> None:
+    if rows:
+        raise NonFiniteError(f"teacher {what}: NaN or infinity in batch rows {few(rows)}.")
 
 
 def _named(terms: tuple[LossTerm, ...]) -> dict[str, LossTerm]:

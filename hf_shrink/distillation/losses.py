@@ -1,11 +1,29 @@
-"""Losses on logits: pure functions, one number a position. Reduction happens in one place, ``Distiller.mix``."""
+"""The table of distillation losses. Reduction happens in one place, the ``Distiller``."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from hf_shrink.distillation.attention import attention_kl, attention_mse
+from hf_shrink.distillation.divergences import (
+    binary_kl,
+    decoupled_kd,
+    forward_kl,
+    jsd,
+    logit_mse,
+    reverse_kl,
+    soft_cross_entropy,
+    symmetric_kl,
+    total_variation,
+)
+from hf_shrink.distillation.features import hidden_cosine, hidden_mse, normalised_mse
+
+Reads = Literal["logits", "embeddings", "hidden", "attentions", "queries", "keys", "values"]
+
+ATTENTION_READS = frozenset({"attentions", "queries", "keys", "values"})
+"""What comes out of attention blocks and is only there where somebody watches them."""
 
 
 @dataclass(frozen=True)
@@ -13,43 +31,40 @@ class Loss:
     """An entry of the table.
 
     Attributes:
-        function: ``(student, teacher, *, temperature) -> [...]``, float32, one number a position.
-        reads: what of the two models it compares.
+        function: ``(student, teacher, **takes) -> [...]``, float32, one number a position.
+        reads: what of the two models it compares; only what some loss reads is asked for.
+        takes: the options it has beside: ``temperature``, ``beta``, ``labels``.
+        outputs: for losses on logits, what they may be: ``classes`` of which one is right, ``labels`` of which several may
+            be, or ``values``.
+        layers: for losses on layers, which pairs are compared where a term does not say.
     """
 
     function: Callable[..., Tensor]
-    reads: Literal["logits"] = "logits"
+    reads: Reads = "logits"
+    takes: frozenset[str] = frozenset()
+    outputs: frozenset[str] = field(default=frozenset({"classes"}))
+    layers: Literal["uniform", "last"] | None = None
 
 
-def forward_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """KL(teacher || student) at each position, times ``temperature**2``.
+_SOFT = frozenset({"temperature"})
 
-    The square keeps gradients of the same size when the temperature changes (arXiv:1503.02531, section 2).
-
-    Args:
-        student_logits: finite floats, ``[..., classes]``.
-        teacher_logits: same shape; receives no gradient.
-        temperature: above 0, no unit; 1 leaves both distributions as they are.
-
-    Returns:
-        Nats, float32, ``[...]``; at least 0, and 0 where both logits agree.
-    """
-    student, teacher = _log_softmax(student_logits, temperature), _log_softmax(teacher_logits.detach(), temperature)
-    return temperature**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
-
-
-def reverse_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """KL(student || teacher) at each position, times ``temperature**2``.
-
-    It asks the student for what the teacher finds likely and forgives what the student leaves out (arXiv:2306.08543,
-    section 2.1). Arguments and result are those of ``forward_kl``.
-    """
-    student, teacher = _log_softmax(student_logits, temperature), _log_softmax(teacher_logits.detach(), temperature)
-    return temperature**2 * F.kl_div(teacher, student, reduction="none", log_target=True).sum(dim=-1)
-
-
-def _log_softmax(logits: Tensor, temperature: float) -> Tensor:
-    return F.log_softmax(logits.float() / temperature, dim=-1)
-
-
-LOSSES: Mapping[str, Loss] = {"forward_kl": Loss(forward_kl), "reverse_kl": Loss(reverse_kl)}
+LOSSES: Mapping[str, Loss] = {
+    "forward_kl": Loss(forward_kl, takes=_SOFT),
+    "reverse_kl": Loss(reverse_kl, takes=_SOFT),
+    "symmetric_kl": Loss(symmetric_kl, takes=_SOFT),
+    "jsd": Loss(jsd, takes=_SOFT | {"beta"}),
+    "total_variation": Loss(total_variation, takes=_SOFT),
+    "soft_cross_entropy": Loss(soft_cross_entropy, takes=_SOFT),
+    "decoupled_kd": Loss(decoupled_kd, takes=_SOFT | {"beta", "labels"}),
+    "logit_mse": Loss(logit_mse, outputs=frozenset({"classes", "labels", "values"})),
+    "binary_kl": Loss(binary_kl, takes=_SOFT, outputs=frozenset({"labels"})),
+    "embedding_mse": Loss(hidden_mse, reads="embeddings"),
+    "hidden_mse": Loss(hidden_mse, reads="hidden", layers="uniform"),
+    "hidden_cosine": Loss(hidden_cosine, reads="hidden", layers="uniform"),
+    "pkd": Loss(normalised_mse, reads="hidden", layers="uniform"),
+    "attention_kl": Loss(attention_kl, reads="attentions", layers="uniform"),
+    "attention_mse": Loss(attention_mse, reads="attentions", layers="uniform"),
+    "query_relation_kl": Loss(attention_kl, reads="queries", layers="last"),
+    "key_relation_kl": Loss(attention_kl, reads="keys", layers="last"),
+    "value_relation_kl": Loss(attention_kl, reads="values", layers="last"),
+}

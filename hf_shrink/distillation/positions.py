@@ -18,8 +18,9 @@ def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     are real. The last position predicts nothing.
 
     Args:
-        inputs: a batch with ``labels`` ``[batch]`` or ``[batch, length]`` and, maybe, ``attention_mask`` ``[batch, length]``;
-            ``shift_labels`` of the same shape, already aligned with the logits, win over ``labels``.
+        inputs: a batch with ``labels`` ``[batch]`` or ``[batch, length]``, or floats ``[batch, outputs]``, and, maybe,
+            ``attention_mask`` ``[batch, length]``; ``shift_labels`` of the same shape, already aligned with the logits, win
+            over ``labels``.
         shifts_labels: whether the model's loss moves the labels by one.
 
     Returns:
@@ -32,11 +33,22 @@ def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     if not isinstance(labels, Tensor):
         raise MismatchError("distillation: a batch without 'labels'; a label of -100 leaves a position out.")
     kept = labels != IGNORED
+    if labels.is_floating_point() and labels.ndim > 1:
+        return kept.any(dim=-1)  # many labels, or values, of one position
     attention = inputs.get("attention_mask")
     real = attention.bool() if isinstance(attention, Tensor) and attention.shape == kept.shape and kept.ndim > 1 else None
     if shifts_labels and "shift_labels" not in inputs:
         kept = _next(kept) if real is None else _next(kept & real)
     return kept if real is None else kept & real
+
+
+def targets(inputs: Mapping[str, Any]) -> Tensor:
+    """The token that a causal language model is to predict at each position, -100 where there is none, ``[batch, length]``."""
+    if isinstance(shifted := inputs.get("shift_labels"), Tensor):
+        return shifted
+    following: Tensor = inputs["labels"].roll(-1, dims=-1)
+    following[..., -1] = IGNORED
+    return following
 
 
 def _next(values: Tensor) -> Tensor:

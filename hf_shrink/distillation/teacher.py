@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.distillation.heads import forward_as
 from hf_shrink.errors import MismatchError
 
 _NOT_FOR_THE_TEACHER = {"labels", "return_dict", "kwargs", "args"}
@@ -42,17 +43,41 @@ class Teacher:
         ):
             self.model.to(device)
 
-    @torch.no_grad()
     def __call__(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits ``[..., classes]`` of a batch, without gradient, classes in the student's order."""
-        if self.model.training:
-            self.model.eval()
-        batch = {name: value for name, value in inputs.items() if name in self.accepts}
-        if "use_cache" in self.accepts:
-            batch["use_cache"] = False
-        logits: Tensor = self.model(**batch, return_dict=True).logits
+        return self.ordered(self.outputs(inputs)["logits"])
+
+    def ordered(self, logits: Tensor) -> Tensor:
+        """The model's logits with the classes in the student's order.
+
+        Raises:
+            MismatchError: the order has another number of classes.
+        """
         if self.label_order is None:
             return logits
         if len(self.label_order) != logits.shape[-1]:
             raise MismatchError(f"teacher: label_order has {len(self.label_order)} classes, the logits {logits.shape[-1]}.")
         return logits[..., self.label_order]
+
+    @property
+    def models(self) -> list[Any]:
+        """The one that teaches."""
+        return [self.model]
+
+    @torch.no_grad()
+    def outputs(self, inputs: Mapping[str, Any], **words: Any) -> Mapping[str, Any]:
+        """What the model gives for a batch, without gradient; ``words`` go to its forward."""
+        if self.model.training:
+            self.model.eval()
+        batch = {name: value for name, value in inputs.items() if name in self.accepts}
+        if "use_cache" in self.accepts:
+            batch["use_cache"] = False
+        found: Mapping[str, Any] = self.model(**batch, **words, return_dict=True)
+        return found
+
+    @torch.no_grad()
+    def before(self, head: nn.Linear, inputs: Mapping[str, Any]) -> Tensor:
+        """What ``head``, the model's last product, would read, ``[batch, length, width]``; the product is not taken."""
+        with forward_as(head, lambda hidden: hidden):
+            hidden: Tensor = self.outputs(inputs)["logits"]
+        return hidden

@@ -10,15 +10,13 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
 from hf_shrink.distillation.config import DistillationConfig
-from hf_shrink.distillation.distiller import Distiller
-from hf_shrink.distillation.teacher import Teacher
-from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.training.accounting import honours_count, labels_kept, predicts_next_token
-from hf_shrink.training.pruned import PruningTrainer
+from hf_shrink.training.accounting import honours_count, labels_kept
+from hf_shrink.training.taught import AnyTeacher, TaughtTrainer
 
 
-class ShrinkTrainer(PruningTrainer):
+class ShrinkTrainer(TaughtTrainer):
     """A ``transformers.Trainer`` that distils and prunes. With neither it is the stock one, at one accumulation step.
 
     The training loss is ``(1 - alpha) * task + alpha * (sum of weight * term)``; evaluation keeps the plain task loss. The
@@ -26,7 +24,8 @@ class ShrinkTrainer(PruningTrainer):
 
     Args:
         model, args, ...: those of ``Trainer``, in its order.
-        teacher: a model of the same labels and vocabulary, or a ``Teacher``; needs ``distillation``.
+        teacher: a model of the same labels and vocabulary, a ``Teacher``, a list of them (their mean teaches) or an
+            ``Ensemble``; needs ``distillation``.
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
@@ -52,7 +51,7 @@ class ShrinkTrainer(PruningTrainer):
         optimizer_cls_and_kwargs: Any = None,
         preprocess_logits_for_metrics: Any = None,
         *,
-        teacher: nn.Module | Teacher | None = None,
+        teacher: AnyTeacher | None = None,
         distillation: DistillationConfig | None = None,
         pruning: PruningConfig | Sequence[PruningConfig] | None = None,
         pruning_fractions: Mapping[str, float] | None = None,
@@ -78,12 +77,10 @@ class ShrinkTrainer(PruningTrainer):
             preprocess_logits_for_metrics,
         )
         self.set_pruning(pruning, pruning_fractions)
-        self.distiller = self._make_distiller(teacher, distillation)
+        self.set_distillation(teacher, distillation)
         self._refuse_what_cannot_be_right()
         self.current_gradient_accumulation_steps = 1
         self._honours_count: bool | None = None
-        self._step_positions: Tensor | None = None
-        self._terms_read_at = 0
 
     # ---- loss ----
 
@@ -97,45 +94,28 @@ class ShrinkTrainer(PruningTrainer):
         """The stock loss, or the mix with distillation; micro-batches add up to the loss of the whole optimizer step."""
         batch, inputs = dict(inputs), self._for_student(inputs)
         partial = self._is_partial(model)
+        if model.training and not return_outputs and self.streams(batch):
+            self.loss_is_scaled_for_ga = True if partial else None
+            return self.with_penalty(self.streamed(model, batch, num_items_in_batch))
         honoured = not partial or (num_items_in_batch is not None and self._is_count_honoured(inputs))
         self.loss_is_scaled_for_ga = True if partial else None
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch if honoured else None)
+        with self.watching(model) as attended:
+            words = inputs | self.asked(model)
+            loss, outputs = super().compute_loss(model, words, True, num_items_in_batch if honoured else None)
         if model.training:
             if not honoured:
                 loss = self._share(loss, batch, num_items_in_batch)
             if self.distiller is not None:
-                loss = self._mix(loss, outputs, batch)
+                loss = self.mixed(loss, outputs, batch, attended)
             loss = self.with_penalty(loss)
         return (loss, outputs) if return_outputs else loss
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """As in ``Trainer``; also counts the positions that distillation averages over in this optimizer step."""
-        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if self.distiller is not None and batches:
-            positions = torch.stack([self.distiller.positions(batch).sum() for batch in batches]).sum().float().to(device)
-            if self.args.average_tokens_across_devices and self.args.world_size > 1:
-                positions = self.accelerator.reduce(positions, reduction="mean")
-            self._step_positions = positions.clamp(min=1 / self.args.world_size)
-        return batches, count
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As in ``Trainer``, but a loss that is no number stops the training before the weights change."""
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss).all():
-            raise self._not_finite(f"the loss is {loss.item()}.\nLower the learning rate or look at the batch.")
+            raise self.not_finite(f"the loss is {loss.item()}.\nLower the learning rate or look at the batch.")
         return loss
-
-    def prediction_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in ``Trainer``; columns kept for the teacher alone do not reach the student."""
-        return super().prediction_step(model, self._for_student(inputs), *args, **kwargs)
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """As in ``Trainer``; beside ``loss`` stands each of its terms, as ``loss/task`` and ``loss/forward_kl``."""
-        if self.distiller is not None and "loss" in logs:
-            terms = self.distiller.read(self.state.global_step - self._terms_read_at)
-            self._terms_read_at = self.state.global_step
-            logs |= {name: float(self.accelerator.gather(value).mean()) for name, value in terms.items()}
-        super().log(logs, start_time)
 
     def _is_partial(self, model: nn.Module) -> bool:
         """Whether this batch is only a part of what the optimizer, or the evaluation, averages over."""
@@ -150,12 +130,9 @@ class ShrinkTrainer(PruningTrainer):
         """
         if self.label_smoother is not None or self.compute_loss_func is not None:
             return True
-        if self._honours_count is None and labels_kept(inputs, shifts_labels=self._predicts_next_token()):
+        if self._honours_count is None and labels_kept(inputs, shifts_labels=self.predicts_next_token()):
             self._honours_count = honours_count(self.student, inputs)
         return bool(self._honours_count)
-
-    def _predicts_next_token(self) -> bool:
-        return predicts_next_token(getattr(self.student, "get_base_model", lambda: self.student)())
 
     def _share(self, mean: Tensor, batch: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
         """From the mean over a micro-batch to its part of the mean over the optimizer step."""
@@ -165,34 +142,12 @@ class ShrinkTrainer(PruningTrainer):
         ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
         return torch.where(kept > 0, mean * (kept / count * ranks), 0.0)
 
-    def _mix(self, task_loss: Tensor, outputs: Any, batch: Mapping[str, Any]) -> Tensor:
-        assert self.distiller is not None
-        try:
-            return self.distiller.mix(task_loss, outputs, batch, self._step_positions)
-        except NonFiniteError as error:
-            raise self._not_finite(str(error)) from None
-
-    def _for_student(self, inputs: Any) -> Any:
-        """The batch without columns that only the teacher's forward takes."""
-        if self.distiller is None:
-            return inputs
-        self._set_signature_columns_if_needed()
-        return {name: value for name, value in inputs.items() if name not in self._only_for_teacher}
-
-    def _set_signature_columns_if_needed(self) -> None:
-        if self._signature_columns is None:
-            super()._set_signature_columns_if_needed()
-            columns: Any = self._signature_columns
-            taught = () if self.distiller is None else self.distiller.teacher.accepts
-            self._only_for_teacher = [name for name in taught if name not in columns]
-            columns.extend(self._only_for_teacher)
-
     # ---- numbers that are none ----
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if not torch.isfinite(torch.as_tensor(norm)) and not self._scaler_will_skip():
-            raise self._not_finite(f"the gradient norm is {float(norm)}.\nLower the learning rate or look at the batch.")
+            raise self.not_finite(f"the gradient norm is {float(norm)}.\nLower the learning rate or look at the batch.")
         return norm
 
     def _scaler_will_skip(self) -> bool:
@@ -200,15 +155,10 @@ class ShrinkTrainer(PruningTrainer):
         scaler = getattr(self.accelerator, "scaler", None)
         return scaler is not None and scaler.is_enabled() and scaler.get_scale() >= 1
 
-    def _not_finite(self, what: str) -> NonFiniteError:
-        return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
-
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, DataLoader[Any]]:
-        self._terms_read_at, self._honours_count = self.state.global_step, None
-        if self.distiller is not None:
-            self.distiller.read(1)
+        self._honours_count = None
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
 
     # ---- arguments ----
@@ -217,19 +167,6 @@ class ShrinkTrainer(PruningTrainer):
         """As in ``Trainer``; a new model gets adapters too."""
         model: nn.Module = super().call_model_init(trial)
         return model if self._peft_config is None else _with_adapters(model, self._peft_config)
-
-    def _make_distiller(self, teacher: nn.Module | Teacher | None, config: DistillationConfig | None) -> Distiller | None:
-        if (teacher is None) != (config is None):
-            given, missing = ("distillation", "teacher") if teacher is None else ("teacher", "distillation")
-            raise RecipeError(f"{given} without {missing} would be ignored. Pass both or neither.")
-        if teacher is None or config is None:
-            return None
-        frozen = teacher.model if isinstance(teacher, Teacher) else teacher
-        if {id(p) for p in frozen.parameters()} & {id(p) for p in self.student.parameters()}:
-            raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
-        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
-        teacher.to(self.args.device)
-        return Distiller(config, teacher, shifts_labels=self._predicts_next_token())
 
     def _refuse_what_cannot_be_right(self) -> None:
         ours = " and ".join(name for name, on in (("distillation", self.distiller), ("pruning", self.pruning)) if on)

@@ -38,3 +38,34 @@ def test_no_terms_are_refused():
     """An empty sum is a distillation that is zero."""
     with pytest.raises(RecipeError, match="losses"):
         DistillationConfig(losses=())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"loss": "hidden_mse", "temperature": 2.0}, "temperature: would be ignored"),
+        ({"loss": "logit_mse", "temperature_end": 2.0}, "temperature: would be ignored"),
+        ({"loss": "forward_kl", "beta": 0.5}, "beta: would be ignored"),
+        ({"loss": "forward_kl", "layers": "last"}, "layers: would be ignored"),
+        ({"loss": "embedding_mse", "layers": "last"}, "layers: would be ignored"),
+        ({"loss": "jsd", "beta": 1.0}, r"in \(0, 1\)"),
+        ({"loss": "jsd", "beta": 0.0}, r"in \(0, 1\)"),
+        ({"loss": "hidden_mse", "layers": []}, "compares nothing"),
+        ({"loss": "hidden_mse", "layers": [[0, -1]]}, r"layers\.0\.1"),
+        ({"loss": "hidden_mse", "layers": "first"}, "uniform"),
+        ({"loss": "hidden_mse", "layers": [[0, 1, 2]]}, "layers"),
+        ({"temperature_end": 0.0}, "temperature_end"),
+        ({"weight_end": -1.0}, "weight_end"),
+    ],
+)
+def test_what_a_loss_does_not_take_is_refused(words, message):
+    """An option that does nothing looks like one that does not help."""
+    with pytest.raises(RecipeError, match=message):
+        LossTerm(**words)
+
+
+def test_what_a_loss_takes_is_kept():
+    """A list from YAML is a tuple of pairs."""
+    assert LossTerm(loss="hidden_mse", layers=[[0, 1], [1, 3]]).layers == ((0, 1), (1, 3))
+    assert LossTerm(loss="jsd", beta=0.1, temperature=2.0, temperature_end=1.0).beta == 0.1
+    assert DistillationConfig(alpha=0.9, alpha_end=0.1, losses=(LossTerm(),)).alpha_end == 0.1

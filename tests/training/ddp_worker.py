@@ -11,14 +11,15 @@ from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.pruning.config import PruningConfig
 from tests.training.runs import digest, gradient_norms, model_for, trainer_for
 
-RUNS = {"bert": "classification", "gpt2": "lm"}
+RUNS = {"bert": "classification", "gpt2": "lm", "llama": "lm"}
+INSIDE = (LossTerm(loss="hidden_mse"), LossTerm(loss="value_relation_kl"))
 
 
-def trainer(family: str, folder: Path, *, world: int, dropout: bool, **words):
+def trainer(family: str, folder: Path, *, world: int, dropout: bool, inside: bool = False, **words):
     """Distillation, pruning and accumulation over the same eight rows a step, however many ranks there are."""
     more = {
-        "teacher": model_for(family, RUNS[family], seed=5),
-        "distillation": DistillationConfig(alpha=0.4, losses=(LossTerm(temperature=2.0),)),
+        "teacher": model_for(family, RUNS[family], seed=5, **{"hidden": 16} if inside else {}),
+        "distillation": DistillationConfig(alpha=0.4, losses=INSIDE if inside else (LossTerm(temperature=2.0),)),
         "pruning": PruningConfig(sparsity=0.5, begin_step=1, end_step=4),
     }
     settings = {"per_device_train_batch_size": 4 // world, "gradient_accumulation_steps": 2, "max_steps": 5}
@@ -42,6 +43,11 @@ def main(folder: Path) -> None:
             "kl": [entry["loss/forward_kl"] for entry in logs if "loss/forward_kl" in entry],
             "eval": [entry["eval_loss"] for entry in logs if "eval_loss" in entry],
         }
+    inside = trainer("bert", folder / "inside", world=2, dropout=False, inside=True)
+    inside.train()
+    result["inside"] = digest(inside.student)
+    result["projections"] = digest(inside.distiller.layers.projections)
+    result["inside_loss"] = [entry["loss"] for entry in inside.state.log_history if "loss" in entry]
     saving = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     whole = trainer("bert", folder / "whole", world=2, dropout=True, **saving)
     whole.train()

@@ -56,6 +56,15 @@ def test_two_ranks_take_the_steps_of_one(family, ranks, tmp_path):
     assert ranks[0][family]["eval"] == pytest.approx([e["eval_loss"] for e in logs if "eval_loss" in e], rel=2e-2)
 
 
+def test_two_ranks_learn_one_projection_and_take_the_steps_of_one(ranks, tmp_path):
+    """A projection is outside of what data parallel training keeps equal: each rank would learn its own."""
+    assert ranks[0]["projections"] == ranks[1]["projections"] and ranks[0]["inside"] == ranks[1]["inside"]
+    alone = trainer("bert", tmp_path, world=1, dropout=False, inside=True)
+    alone.train()
+    losses = [entry["loss"] for entry in alone.state.log_history if "loss" in entry]
+    assert ranks[0]["inside_loss"] == pytest.approx(losses, rel=1e-3) and len(losses) == 5
+
+
 def test_a_resumed_run_of_two_ranks_is_equal_bit_for_bit(ranks):
     """Each rank has random numbers of its own: a checkpoint with those of one rank resumes another run."""
     assert ranks[0]["whole"] == ranks[0]["again"] == ranks[1]["again"]

@@ -1,0 +1,90 @@
+"""The terms that compare layers: which ones, what has to be asked of both models for them, and their values."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from hf_shrink.distillation.config import LossTerm
+from hf_shrink.distillation.layer_maps import Pair, layer_pairs
+from hf_shrink.distillation.losses import ATTENTION_READS, LOSSES
+from hf_shrink.distillation.projections import Projections
+from hf_shrink.distillation.views import Seen, Tokens, compared
+from hf_shrink.distillation.watching import Attended, make_watchable, watching
+from hf_shrink.errors import MismatchError
+
+
+class LayerTerms:
+    """The terms on embeddings, hidden states and attention.
+
+    Attention of either model is changed to one that can be watched where a term reads it.
+
+    Args:
+        terms: by the name they are logged under.
+        student: a transformers model with one stack of layers, with or without adapters.
+        teacher: another one.
+        seed: of the projections between different widths.
+
+    Raises:
+        MismatchError: a pair of layers that is not there, or a model with two stacks.
+    """
+
+    def __init__(self, terms: Mapping[str, LossTerm], student: Any, teacher: Any, *, seed: int = 0) -> None:
+        self.terms = terms
+        student, teacher = _base(student), _base(teacher)
+        sizes = [_layers_of(student, "student"), _layers_of(teacher, "teacher")]
+        self.pairs: dict[str, tuple[Pair, ...]] = {}
+        for name, term in terms.items():
+            default = LOSSES[term.loss].layers
+            found = layer_pairs(term.layers or default, *sizes, where=f"distillation: {name}") if default else ((0, 0),)
+            self.pairs[name] = found
+        by_read = {name: LOSSES[term.loss].reads for name, term in terms.items()}
+        states = [name for name, reads in by_read.items() if reads in ("hidden", "embeddings")]
+        self.forward_words = {"output_hidden_states": True} if states else {}
+        compared_states = [f"{name}_{ours}_{theirs}" for name in states for ours, theirs in self.pairs[name]]
+        widths = [int(model.config.hidden_size) for model in (student, teacher)]
+        self.projections = Projections(compared_states, *widths, seed=seed)
+        watched = [pair for name, reads in by_read.items() if reads in ATTENTION_READS for pair in self.pairs[name]]
+        self._blocks: tuple[dict[int, nn.Module], dict[int, nn.Module]] = ({}, {})
+        if watched:
+            ours, theirs = make_watchable(student, "student"), make_watchable(teacher, "teacher")
+            self._blocks = {i: ours[i] for i, _ in watched}, {i: theirs[i] for _, i in watched}
+
+    @contextmanager
+    def watching_student(self) -> Iterator[dict[int, Attended]]:
+        """Collect the attention that the terms read from one forward of the student; filled when it ends."""
+        with watching(self._blocks[0]) as seen:
+            yield seen
+
+    @contextmanager
+    def watching_teacher(self) -> Iterator[dict[int, Attended]]:
+        """The same for the teacher."""
+        with watching(self._blocks[1]) as seen:
+            yield seen
+
+    def value(self, name: str, student: Seen, teacher: Seen, tokens: Tokens) -> Tensor:
+        """The sum of one term over the tokens that count, its mean over the pairs of layers; a float32 scalar with gradient."""
+        term, total = self.terms[name], tokens.shares.new_zeros(())
+        loss = LOSSES[term.loss]
+        for ours, theirs in self.pairs[name]:
+            where = f"distillation: {name}, layers [{ours}, {theirs}]"
+            one, other = compared(loss.reads, student, teacher, (ours, theirs), tokens.kept, where)
+            if loss.reads in ("hidden", "embeddings"):
+                one = self.projections(f"{name}_{ours}_{theirs}", one)
+            if one.shape != other.shape:
+                raise MismatchError(f"{where}: the student's states are {one.shape[-1]} wide, the teacher's {other.shape[-1]}.")
+            total = total + (loss.function(one, other) * tokens.shares).sum()
+        return total / len(self.pairs[name])
+
+
+def _layers_of(model: Any, who: str) -> int:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise MismatchError(
+            f"distillation: the {who} has an encoder and a decoder; losses on layers know one stack only. Use losses on logits."
+        )
+    return int(model.config.num_hidden_layers)
+
+
+def _base(model: Any) -> Any:
+    return getattr(model, "get_base_model", lambda: model)()

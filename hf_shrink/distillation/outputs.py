@@ -1,0 +1,63 @@
+"""What the logits of two models are, and whether a loss can compare them."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from hf_shrink.distillation.config import LossTerm
+from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.errors import MismatchError
+
+Kind = Literal["classes", "labels", "values"]
+_MEANS = {
+    "classes": "classes of which one is right",
+    "labels": "labels of which several may be right",
+    "values": "values",
+}
+_FITS = {"classes": "forward_kl", "labels": "binary_kl", "values": "logit_mse"}
+
+
+def check_outputs(
+    student: Tensor, teacher: Tensor, labels: Tensor, kept: Tensor, terms: Mapping[str, LossTerm], problem_type: str | None
+) -> None:
+    """Refuse logits that do not stand side by side, and losses made for another kind of output.
+
+    Args:
+        student, teacher: logits ``[..., classes]``.
+        labels: of the batch; floats where they are no classes.
+        kept: one boolean a position.
+        terms: those that read logits.
+        problem_type: what the student's config says; None where it leaves it to the labels.
+
+    Raises:
+        MismatchError: other shapes, or a loss that would teach the wrong thing without an error.
+    """
+    check_shapes(student, teacher, "student and teacher logits")
+    kind = kind_of(student, labels, problem_type)
+    for name, term in terms.items():
+        if kind not in LOSSES[term.loss].outputs:
+            raise MismatchError(
+                f"distillation: {name} compares {_MEANS[min(LOSSES[term.loss].outputs)]}, but logits {list(student.shape)} "
+                f"with these labels are {_MEANS[kind]}.\nUse {_FITS[kind]}."
+            )
+    if kept.numel() != student[..., 0].numel():
+        raise MismatchError(
+            f"distillation: labels {list(labels.shape)} give no class to each position of logits {list(student.shape)}."
+        )
+
+
+def check_shapes(one: Tensor, other: Tensor, what: str) -> None:
+    """Refuse two tensors of different shapes, which might broadcast."""
+    if one.shape != other.shape:
+        raise MismatchError(
+            f"distillation: {what} {list(one.shape)} and {list(other.shape)}; both need the same shape.\n"
+            "Give both models the same labels and vocabulary."
+        )
+
+
+def kind_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Kind:
+    """As transformers tells them apart: one output is a value, several with fractional labels are labels."""
+    if logits.shape[-1] == 1 or problem_type == "regression":
+        return "values"
+    return "labels" if labels.is_floating_point() else "classes"

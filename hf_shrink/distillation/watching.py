@@ -1,0 +1,107 @@
+"""See what attention blocks do: an attention whose probabilities, queries, keys and values can be read while a model runs.
+
+The stock fast attention gives no probabilities, and the stock plain one gives them after dropout, where a zero is no
+probability. This one computes what the plain one does and hands out what came before dropout, only for the layers asked for.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+from hf_shrink.errors import MismatchError
+from hf_shrink.families import family_of, stacks_of
+
+NAME = "hf_shrink_watched"
+_NOT_WITH = ("softcap", "position_bias", "s_aux", "head_mask")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attended:
+    """One attention block at work.
+
+    Attributes:
+        queries, keys, values: ``[batch, heads, length, head_dim]``, after positions were turned in; keys and values may have
+            fewer heads.
+        log_probabilities: ``[batch, query heads, queries, keys]``, float32, before dropout.
+        mask: what was added to the scores, ``[batch or 1, 1, queries, keys]``, or None.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    log_probabilities: Tensor
+    mask: Tensor | None
+
+
+_watched: dict[nn.Module, list[Attended]] = {}
+
+
+def make_watchable(model: Any, who: str) -> list[nn.Module]:
+    """The attention blocks of ``model``, first layer first, after a switch to the attention that can be watched.
+
+    Results are those of the plain attention. Said in the log, because the fast one is given up.
+
+    Raises:
+        RecipeError: a model family that is not in the table.
+        MismatchError: a model with an encoder and a decoder.
+    """
+    base = getattr(model, "get_base_model", lambda: model)()
+    stacks = stacks_of(base, family_of(base, f"distillation: attention of the {who}"))
+    if len(stacks) > 1:
+        raise MismatchError(f"distillation: the {who} has an encoder and a decoder; losses on attention know one stack only.")
+    before = base.config._attn_implementation
+    if before != NAME:
+        logger.warning("Losses on attention: the %s changes from %s attention to one that can be watched.", who, before)
+        base.set_attn_implementation(NAME)
+    (stack, layers), *_ = stacks
+    return [layer.get_submodule(stack.attentions[0].module) for layer in layers]
+
+
+@contextmanager
+def watching(blocks: Mapping[int, nn.Module]) -> Iterator[dict[int, Attended]]:
+    """Collect by layer what ``blocks`` do while it lasts; filled when it ends. What runs again for its gradient is not seen."""
+    seen: dict[int, Attended] = {}
+    _watched.update({block: [] for block in blocks.values()})
+    try:
+        yield seen
+        for layer, block in blocks.items():
+            assert len(_watched[block]) == 1, f"attention of layer {layer} ran {len(_watched[block])} times"
+            seen[layer] = _watched[block][0]
+    finally:
+        for block in blocks.values():
+            del _watched[block]
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **more: Any,
+) -> tuple[Tensor, Tensor]:
+    if strange := [name for name in _NOT_WITH if more.get(name) is not None]:
+        raise MismatchError(f"distillation: losses on attention do not know {strange[0]!r}, which this model's attention uses.")
+    shared = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(shared, dim=1).transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
+    scores = scores.float() if attention_mask is None else scores.float() + attention_mask
+    log_probabilities = F.log_softmax(scores, dim=-1)  # watched or not: what runs again for its gradient must do the same
+    if module in _watched:
+        _watched[module].append(Attended(query, key, value, log_probabilities, attention_mask))
+    weights = F.dropout(log_probabilities.exp().to(query.dtype), p=dropout, training=module.training)
+    return (weights @ value.repeat_interleave(shared, dim=1)).transpose(1, 2).contiguous(), weights
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, eager_mask)

@@ -1,0 +1,129 @@
+"""Memory and time of distillation over a large vocabulary: all logits at once against a few rows at a time.
+
+    python -m tests.benchmarks.kd_memory [--threads 1] [--repeats 3] [--part loss|step|all] [--json out.json]
+
+`loss`: forward and backward of cross-entropy + KL, with the heads, at 2,048 tokens x 49,152 words x 576 hidden; peak memory
+above the inputs. `step`: a whole step of ShrinkTrainer in the shape of SmolLM2-135M, 10 of its 30 layers as the student, 4 x
+512 tokens; peak memory above what the models take. Each number comes from a process of its own (peak resident memory, which the
+system counts; heap not given back by an earlier part would blur it); the two ways take turns and the medians count. float32:
+bfloat16 is emulated, and slow, on a CPU without AVX512-BF16. Time is processor time.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hf_shrink.measurement.memory import _reset_peak, _resident
+
+TOKENS, WORDS, WIDTH = 2048, 49152, 576
+WAYS = ("full", "fused")
+GOALS = {"loss": 0.15, "step": 0.55}
+
+
+def loss(way: str) -> tuple[int, float]:
+    """Peak bytes above the inputs, and seconds, of one loss with its backward."""
+    from hf_shrink.distillation.fused import fused_sum
+    from hf_shrink.distillation.losses import forward_kl
+
+    torch.manual_seed(0)
+    hidden, teacher_hidden = torch.randn(TOKENS, WIDTH).requires_grad_(), torch.randn(TOKENS, WIDTH)
+    head, teacher_head = nn.Linear(WIDTH, WORDS, bias=False), nn.Linear(WIDTH, WORDS, bias=False).requires_grad_(False)
+    labels, factors = torch.randint(WORDS, (TOKENS,)), torch.tensor([0.5, 0.5]) / TOKENS
+
+    def sums(student: torch.Tensor, teacher: torch.Tensor, rows: slice = slice(None)) -> torch.Tensor:
+        task = F.cross_entropy(student, labels[rows], reduction="sum")
+        return torch.stack([task, forward_kl(student, teacher, temperature=2.0).sum()])
+
+    _reset_peak()
+    before, start = _resident("VmRSS"), time.process_time()
+    if way == "full":
+        total = sums(head(hidden), teacher_head(teacher_hidden)) @ factors
+    else:
+        total, _ = fused_sum(hidden, head, teacher_hidden, teacher_head, sums, factors)
+    total.backward()
+    return _resident("VmHWM") - before, time.process_time() - start
+
+
+def step(way: str) -> tuple[int, float]:
+    """Peak bytes above both models, and seconds, of one step of the Trainer."""
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, LlamaConfig, TrainingArguments, default_data_collator
+
+    from hf_shrink import DistillationConfig, LossTerm, ShrinkTrainer
+    from hf_shrink.training.taught import TaughtTrainer
+
+    if way == "full":
+        TaughtTrainer.streams = lambda *_: False  # type: ignore[method-assign]
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {
+        "vocab_size": WORDS,
+        "hidden_size": WIDTH,
+        "intermediate_size": 1536,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    }
+    student, teacher = (AutoModelForCausalLM.from_config(LlamaConfig(num_hidden_layers=layers, **shape)) for layers in (10, 30))
+    rows = torch.randint(WORDS, (4, 512)).tolist()
+    with tempfile.TemporaryDirectory() as folder:
+        words: dict[str, Any] = {"per_device_train_batch_size": 4, "max_steps": 1, "save_strategy": "no", "use_cpu": True}
+        trainer = ShrinkTrainer(
+            model=student,
+            args=TrainingArguments(folder, disable_tqdm=True, **words),
+            train_dataset=Dataset.from_dict({"input_ids": rows, "labels": rows}),
+            data_collator=default_data_collator,
+            teacher=teacher,
+            distillation=DistillationConfig(alpha=0.5, losses=(LossTerm(temperature=2.0),)),
+        )
+        _reset_peak()
+        before, start = _resident("VmRSS"), time.process_time()
+        trainer.train()
+    assert (way == "fused") == (trainer._heads is not None)
+    return _resident("VmHWM") - before, time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--part", choices=("loss", "step", "all"), default="all")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
+    words = parser.parse_args()
+    torch.set_num_threads(words.threads)
+    if words.one:
+        part, way = words.one
+        print(json.dumps((loss if part == "loss" else step)(way)))
+        return
+    found = {part: _part(part, words) for part in (GOALS if words.part == "all" else (words.part,))}
+    if words.json:
+        words.json.write_text(json.dumps({"threads": words.threads, "repeats": words.repeats, "parts": found}, indent=1))
+
+
+def _part(part: str, words: argparse.Namespace) -> dict[str, Any]:
+    command = [sys.executable, "-m", "tests.benchmarks.kd_memory", "--threads", str(words.threads), "--one", part]
+    runs: dict[str, list[list[float]]] = {way: [] for way in WAYS}
+    for _ in range(words.repeats):
+        for way in WAYS:
+            done = subprocess.run([*command, way], capture_output=True, text=True, check=True)
+            runs[way].append(json.loads(done.stdout.splitlines()[-1]))
+    medians = {way: [statistics.median(column) for column in zip(*found, strict=True)] for way, found in runs.items()}
+    for way, (memory, seconds) in medians.items():
+        print(f"{part:5}{way:7}{memory / 2**20:9.0f} MiB{seconds:8.1f} s")
+    ratios = [fused / full for full, fused in zip(medians["full"], medians["fused"], strict=True)]
+    print(f"{part:5}{'ratio':7}{ratios[0]:9.3f} (goal {GOALS[part]}) {ratios[1]:8.2f}")
+    return {"runs": runs, "memory_ratio": ratios[0], "time_ratio": ratios[1], "goal": GOALS[part]}
+
+
+if __name__ == "__main__":
+    main()
