@@ -1,13 +1,20 @@
-"""What ``quantization_config`` says in a ``config.json`` whose shapes a stock config cannot: ``quant_method: hf_shrink``."""
+"""The value of ``quantization_config``: what is to be done while a model is loaded, or what a stored one looks like.
+
+In ``config.json`` it has ``quant_method: hf_shrink``, and stands there only where a stock config cannot say the shapes.
+"""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from transformers.utils.quantization_config import BitsAndBytesConfig, QuantizationConfigMixin
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.tables import nearest
+
+C = TypeVar("C", PruningConfig, QuantizationConfig)
 
 METHOD = "hf_shrink"
 FORMAT = 1
@@ -17,9 +24,16 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 class ShrinkConfig(QuantizationConfigMixin):
-    """What a stored model looks like, so that ``from_pretrained`` can build it before it reads the weights.
+    """What to do with a float model while it is loaded, and what a stored model looks like before its weights are read.
+
+    ``from_pretrained(any_float_model, quantization_config=ShrinkConfig(pruning=..., quantization=...))`` gives what
+    ``quantize(prune(model, ...), ...)`` makes of the loaded model, without ever holding that: weights are read one at a time.
+    Then ``model.config`` describes what came out, in the other words, or in stock ones where those suffice.
 
     Args:
+        pruning: one entry or several, as ``PruningConfig`` or dict; criteria that look at weights alone (magnitude,
+            magnitude_l2, random).
+        quantization: a ``QuantizationConfig`` or dict.
         shapes: projections that are not as wide as the rest of the config says: path below the base model ->
             ``(in_features, out_features)``. Below the base model, so that the folder also opens without its head.
         head_dim: features of an attention head, where they are not hidden width by number of heads.
@@ -38,12 +52,14 @@ class ShrinkConfig(QuantizationConfigMixin):
         head_dim: int | None = None,
         format_version: int = FORMAT,
         quant_method: str = METHOD,
+        pruning: PruningConfig | Mapping[str, Any] | Sequence[PruningConfig | Mapping[str, Any]] = (),
+        quantization: QuantizationConfig | Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         unknown.pop("transformers_version", None)  # config.json may bring it along
         if unknown:
-            name, known = min(unknown), ("shapes", "bitsandbytes", "head_dim", "format_version")
-            raise RecipeError(f"ShrinkConfig: unknown key {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+            name = min(unknown)
+            raise RecipeError(f"ShrinkConfig: unknown key {name!r:.60}.{nearest(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
         if quant_method != METHOD:
             raise RecipeError(f"ShrinkConfig: quant_method {quant_method!r} is another library's; this one is {METHOD!r}.")
         if format_version != FORMAT:
@@ -52,11 +68,22 @@ class ShrinkConfig(QuantizationConfigMixin):
             )
         self.quant_method = METHOD  # type: ignore[assignment]
         self.format_version = FORMAT
+        if not isinstance(shapes, Mapping | None):
+            raise RecipeError(f"ShrinkConfig: shapes must be path -> [in, out]; got {shapes!r:.60}.")
         self.shapes = {path: _shape(path, shape) for path, shape in (shapes or {}).items()}
         if head_dim is not None and (type(head_dim) is not int or head_dim < 1):
             raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r}.")
         self.head_dim = head_dim
         self.bitsandbytes = None if bitsandbytes is None else _checked(bitsandbytes)
+        self.pruning = _entries(pruning)
+        self.quantization = None if quantization is None else _quantization(quantization)
+        if self.quantization is not None and self.bitsandbytes is not None:
+            raise RecipeError("ShrinkConfig: quantization and bitsandbytes both say how weights are stored; keep quantization.")
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether something is to be done while loading, beyond building what is stored."""
+        return bool(self.pruning) or self.quantization is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``config.json``; what is empty is left out."""
@@ -67,7 +94,38 @@ class ShrinkConfig(QuantizationConfigMixin):
             data["head_dim"] = self.head_dim
         if self.bitsandbytes is not None:
             data["bitsandbytes"] = copy.deepcopy(self.bitsandbytes)
+        if self.pruning:
+            data["pruning"] = [entry.model_dump(mode="json", exclude_unset=True) for entry in self.pruning]
+        if self.quantization is not None:
+            data["quantization"] = self.quantization.model_dump(mode="json", exclude_unset=True)
         return data
+
+
+_KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "head_dim", "format_version")
+
+
+def _entries(given: Any) -> tuple[PruningConfig, ...]:
+    several = [given] if isinstance(given, PruningConfig | Mapping) else given
+    if not isinstance(several, list | tuple):
+        raise RecipeError(f"ShrinkConfig: pruning must be a PruningConfig or a list of them; got {given!r:.60}.")
+    entries = tuple(_config(PruningConfig, entry, "pruning") for entry in several)
+    if entries:
+        from hf_shrink.loading.narrowing import check_without_data  # here, because transformers may be half imported
+
+        check_without_data(entries)
+    return entries
+
+
+def _quantization(given: Any) -> QuantizationConfig:
+    return _config(QuantizationConfig, given, "quantization")
+
+
+def _config(kind: type[C], given: Any, key: str) -> C:
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise RecipeError(f"ShrinkConfig: {key} must be a {kind.__name__} or a dict of its keys; got {given!r:.60}.")
+    return kind(**given)
 
 
 def _shape(path: str, shape: Any) -> tuple[int, int]:

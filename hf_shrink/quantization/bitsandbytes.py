@@ -68,7 +68,7 @@ def store(
         NonFiniteError: weights too large for 8 bits, which go through float16.
     """
     _library()
-    quantizer = AutoHfQuantizer.from_config(to_hf_config(config, _skip_names(model, quantized, kept)), pre_quantized=False)
+    quantizer = AutoHfQuantizer.from_config(to_hf_config(config, skip_names(model, quantized, kept)), pre_quantized=False)
     _check_machine(quantizer)
     weights = {name: model.get_parameter(f"{name}.weight") for name in quantized}
     # deepcopy takes what stands in memo for already copied: the large weights are lent to the copy until they are replaced.
@@ -150,7 +150,7 @@ def _fill(model: PreTrainedModel, name: str, value: torch.Tensor, bias: nn.Param
         )
 
 
-def _skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[str]) -> list[str]:
+def skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[str]) -> list[str]:
     """Names for ``llm_int8_skip_modules`` that cover every kept layer and no other, with and without a head on top.
 
     transformers skips what starts or ends with such a name, so a path inside the base model serves both. Where a name would
