@@ -79,9 +79,7 @@ def _places(files: Sequence[str], model: Any, expected: dict[str, Any]) -> dict[
     found = {}
     for path in files:
         if not path.endswith(".safetensors"):
-            raise RecipeError(
-                f"{Path(path).name}: other formats than safetensors can run code and are not pruned while loading."
-            )
+            raise RecipeError(f"{Path(path).name}: other formats than safetensors can run code; not pruned while loading.")
         for key, shape in _headers(path):
             name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, expected)
             if converted is not None:

@@ -178,4 +178,4 @@ def _read(name: str, checkpoint: Checkpoint, done: Narrowing) -> Tensor:
 
 
 def _path(model: Any, layers: nn.ModuleList) -> str:
-    return next(name for name, module in model.named_modules() if module is layers)
+    return next(str(name) for name, module in model.named_modules() if module is layers)

@@ -97,8 +97,7 @@ class ShrinkQuantizer(HfQuantizer):
         elif self.inner is not None:
             model.hf_quantizer, model.quantization_method = self.inner, self.inner.quantization_config.quant_method
         else:
-            model.config.quantization_config = None
-            self.remove_quantization_config(model)
+            self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
             model.config._is_quantized = False
 
     def update_dtype(self, dtype: Any) -> Any:
@@ -169,3 +168,20 @@ class ShrinkQuantizer(HfQuantizer):
 # Assigned, because transformers' own register functions refuse a second time: a reload would fail, or leave the old classes.
 AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = ShrinkConfig
 AUTO_QUANTIZER_MAPPING[METHOD] = ShrinkQuantizer
+
+_MERGE = "merge_quantization_configs"
+_theirs = getattr(AutoHfQuantizer, _MERGE)
+_stock_merge = getattr(_theirs, "stock", _theirs)  # after a reload, not ours again
+
+
+def _merge(quantization_config: Any, quantization_config_from_args: Any) -> Any:
+    """transformers drops an argument of the same class with a warning, and has no ShrinkError for one of another class."""
+    from hf_shrink.loading.merging import concerns, merge
+
+    if quantization_config_from_args is None or not concerns(quantization_config, quantization_config_from_args):
+        return _stock_merge(quantization_config, quantization_config_from_args)
+    return merge(quantization_config, quantization_config_from_args)
+
+
+setattr(_merge, "stock", _stock_merge)  # noqa: B010 - functions have no such attribute for a type checker
+setattr(AutoHfQuantizer, _MERGE, staticmethod(_merge))

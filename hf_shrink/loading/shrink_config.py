@@ -4,13 +4,16 @@ In ``config.json`` it has ``quant_method: hf_shrink``, and stands there only whe
 """
 
 import copy
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import torch
 from transformers.utils.quantization_config import BitsAndBytesConfig, QuantizationConfigMixin
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.lines import first_line
+from hf_shrink.pruning.config import PruningConfig, fit_for_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.tables import nearest
 
@@ -75,10 +78,20 @@ class ShrinkConfig(QuantizationConfigMixin):
             raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r}.")
         self.head_dim = head_dim
         self.bitsandbytes = None if bitsandbytes is None else _checked(bitsandbytes)
-        self.pruning = _entries(pruning)
-        self.quantization = None if quantization is None else _quantization(quantization)
+        self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
+        self.pruning = _entries(pruning, self.quantization)
         if self.quantization is not None and self.bitsandbytes is not None:
             raise RecipeError("ShrinkConfig: quantization and bitsandbytes both say how weights are stored; keep quantization.")
+
+    @classmethod
+    def from_dict(cls, config_dict: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Reads what ``to_dict`` gave; takes no other keywords."""
+        if not isinstance(config_dict, Mapping) or not all(isinstance(name, str) for name in config_dict):
+            raise RecipeError(f"ShrinkConfig: must be a dict; got {config_dict!r:.60}.")
+        if kwargs:
+            raise RecipeError(f"ShrinkConfig: {min(kwargs)} is no option of it.")
+        config = cls(**config_dict)
+        return (config, {}) if return_unused_kwargs else config
 
     @property
     def is_asked_for(self) -> bool:
@@ -104,7 +117,7 @@ class ShrinkConfig(QuantizationConfigMixin):
 _KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "head_dim", "format_version")
 
 
-def _entries(given: Any) -> tuple[PruningConfig, ...]:
+def _entries(given: Any, quantization: QuantizationConfig | None) -> tuple[PruningConfig, ...]:
     several = [given] if isinstance(given, PruningConfig | Mapping) else given
     if not isinstance(several, list | tuple):
         raise RecipeError(f"ShrinkConfig: pruning must be a PruningConfig or a list of them; got {given!r:.60}.")
@@ -113,11 +126,7 @@ def _entries(given: Any) -> tuple[PruningConfig, ...]:
         from hf_shrink.loading.narrowing import check_without_data  # here, because transformers may be half imported
 
         check_without_data(entries)
-    return entries
-
-
-def _quantization(given: Any) -> QuantizationConfig:
-    return _config(QuantizationConfig, given, "quantization")
+    return fit_for_bits(entries, None if quantization is None else quantization.bits)
 
 
 def _config(kind: type[C], given: Any, key: str) -> C:
@@ -134,11 +143,54 @@ def _shape(path: str, shape: Any) -> tuple[int, int]:
     raise RecipeError(f"ShrinkConfig: shapes[{path!r}] must be two whole numbers above 0, in and out; got {shape!r}.")
 
 
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
+def _checked(options: Any) -> dict[str, Any]:
     """transformers ignores options it does not know: a typo in ``nf4`` options would load another format."""
+    checked = as_stored(options, "ShrinkConfig: bitsandbytes")
+    if bool(checked.get("load_in_8bit")) == bool(checked.get("load_in_4bit")):
+        raise RecipeError("ShrinkConfig: bitsandbytes needs one of load_in_8bit and load_in_4bit.")
+    return checked
+
+
+def as_stored(options: Any, where: str) -> dict[str, Any]:
+    """Options of a ``BitsAndBytesConfig``, checked, as a dict; ``where`` they stand, for the error.
+
+    Raises:
+        RecipeError: unknown options, or values that bitsandbytes cannot mean.
+    """
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise RecipeError(f"{where}: must be a dict of BitsAndBytesConfig's options; got {options!r:.60}.")
     known = BitsAndBytesConfig(load_in_8bit=True).to_dict().keys()  # type: ignore[no-untyped-call]
     if strange := sorted(set(options) - known):
-        raise RecipeError(f"ShrinkConfig: unknown bitsandbytes option {strange[0]!r}.{nearest(strange[0], known)}")
-    if bool(options.get("load_in_8bit")) == bool(options.get("load_in_4bit")):
-        raise RecipeError("ShrinkConfig: bitsandbytes needs one of load_in_8bit and load_in_4bit.")
+        raise RecipeError(f"{where}: unknown option {strange[0]!r:.60}.{nearest(strange[0], known)}")
+    for key, allowed in _VALUES.items():
+        if key in options and not allowed(options[key]):
+            raise RecipeError(f"{where}: {key} {options[key]!r:.60}; allowed: {_ALLOWED[key]}.")
+    try:
+        BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"{where}: {first_line(error)}") from None
     return dict(options)
+
+
+def _is_name(*names: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str | torch.dtype) and str(value).removeprefix("torch.") in names
+
+
+_FLOATS = ("float32", "bfloat16", "float16")
+_VALUES: Mapping[str, Callable[[Any], bool]] = {
+    "quant_method": lambda value: getattr(value, "value", value) == "bitsandbytes",
+    "bnb_4bit_quant_type": lambda value: value in ("nf4", "fp4"),
+    "bnb_4bit_compute_dtype": lambda value: value is None or _is_name(*_FLOATS)(value),
+    "bnb_4bit_quant_storage": lambda value: value is None or _is_name("uint8", *_FLOATS)(value),
+    "llm_int8_threshold": lambda value: type(value) is float and 0 <= value < math.inf,
+    "llm_int8_skip_modules": lambda value: value is None or (isinstance(value, list) and {*map(type, value)} <= {str}),
+}
+"""transformers takes any string and any number, and fails at the first forward pass, or never."""
+_ALLOWED = {
+    "quant_method": "bitsandbytes",
+    "bnb_4bit_quant_type": "nf4, fp4",
+    "bnb_4bit_compute_dtype": ", ".join(_FLOATS),
+    "bnb_4bit_quant_storage": "uint8, float32, bfloat16, float16",
+    "llm_int8_threshold": "a number of type float, 0 or more",
+    "llm_int8_skip_modules": "a list of names",
+}

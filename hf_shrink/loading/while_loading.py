@@ -50,9 +50,7 @@ class Stream:
         checkpoint = None if files is None else Checkpoint(files, model)
         if self._pruning:
             if checkpoint is None:
-                raise RecipeError(
-                    "pruning: weights of a state dict are in memory already; load it in float, then call prune()."
-                )
+                raise RecipeError("pruning: a state dict is in memory already; load it in float, then call prune().")
             with _ordinary():
                 small, self._narrowing = narrow(model, self._pruning, checkpoint)
             if small is not model:
