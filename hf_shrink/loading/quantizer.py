@@ -48,6 +48,9 @@ class ShrinkQuantizer(HfQuantizer):
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         """Raises ResourceError where bitsandbytes is needed and missing."""
         if self.inner is not None:
+            from hf_shrink.quantization.bitsandbytes import library
+
+            library()
             try:
                 self.inner.validate_environment(*args, **kwargs)
             except ImportError as error:

@@ -77,7 +77,7 @@ class ShrinkConfig(QuantizationConfigMixin):
         if head_dim is not None and (type(head_dim) is not int or head_dim < 1):
             raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r}.")
         self.head_dim = head_dim
-        self.bitsandbytes = None if bitsandbytes is None else _checked(bitsandbytes)
+        self.bitsandbytes = None if bitsandbytes is None else as_stored(bitsandbytes, "ShrinkConfig: bitsandbytes")
         self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
         self.pruning = _entries(pruning, self.quantization)
         if self.quantization is not None and self.bitsandbytes is not None:
@@ -143,16 +143,10 @@ def _shape(path: str, shape: Any) -> tuple[int, int]:
     raise RecipeError(f"ShrinkConfig: shapes[{path!r}] must be two whole numbers above 0, in and out; got {shape!r}.")
 
 
-def _checked(options: Any) -> dict[str, Any]:
-    """transformers ignores options it does not know: a typo in ``nf4`` options would load another format."""
-    checked = as_stored(options, "ShrinkConfig: bitsandbytes")
-    if bool(checked.get("load_in_8bit")) == bool(checked.get("load_in_4bit")):
-        raise RecipeError("ShrinkConfig: bitsandbytes needs one of load_in_8bit and load_in_4bit.")
-    return checked
-
-
 def as_stored(options: Any, where: str) -> dict[str, Any]:
     """Options of a ``BitsAndBytesConfig``, checked, as a dict; ``where`` they stand, for the error.
+
+    transformers ignores options it does not know: a typo in ``nf4`` options would load another format.
 
     Raises:
         RecipeError: unknown options, or values that bitsandbytes cannot mean.
@@ -165,6 +159,8 @@ def as_stored(options: Any, where: str) -> dict[str, Any]:
     for key, allowed in _VALUES.items():
         if key in options and not allowed(options[key]):
             raise RecipeError(f"{where}: {key} {options[key]!r:.60}; allowed: {_ALLOWED[key]}.")
+    if bool(options.get("load_in_8bit")) == bool(options.get("load_in_4bit")):
+        raise RecipeError(f"{where}: needs one of load_in_8bit and load_in_4bit.")
     try:
         BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]
     except (TypeError, ValueError, AttributeError) as error:

@@ -28,6 +28,7 @@ class Stream:
     def __init__(self, pruning: Sequence[PruningConfig], quantization: QuantizationConfig | None) -> None:
         """Nothing is done yet."""
         self._pruning, self._quantization = tuple(pruning), quantization
+        self._checkpoint: Checkpoint | None = None
         self._narrowing = Narrowing()
         self._plan = Plan((), {})
         self._quantized: set[str] = set()
@@ -47,7 +48,8 @@ class Stream:
         Raises:
             RecipeError: what ``prune`` and ``keep_plan`` refuse, and pruning without files.
         """
-        checkpoint = None if files is None else Checkpoint(files, model)
+        _tie(model)
+        self._checkpoint = checkpoint = None if files is None else Checkpoint(files, model)
         if self._pruning:
             if checkpoint is None:
                 raise RecipeError("pruning: a state dict is in memory already; load it in float, then call prune().")
@@ -74,6 +76,8 @@ class Stream:
 
     def changes(self, model: Any, name: str) -> bool:
         """Whether the tensor ``name`` is not loaded as it is stored."""
+        if self._checkpoint is not None and name not in self._checkpoint:
+            return False  # another task's head: reported, or made anew
         return name in self._narrowing or self._dtype is not None
 
     def apply(self, model: Any, name: str, tensor: Tensor) -> Tensor:
@@ -118,6 +122,13 @@ class Stream:
     def _dtype(self) -> torch.dtype | None:
         asked = None if self._quantization is None else self._quantization.dtype
         return None if asked is None else getattr(torch, asked)
+
+
+def _tie(model: Any) -> None:
+    """Let tied ends be one parameter, as in a model that is not just being loaded."""
+    for name, source in model.all_tied_weights_keys.items():
+        path, _, attribute = name.rpartition(".")
+        model.get_submodule(path)._parameters[attribute] = model.get_parameter(source)
 
 
 def _cast(model: Any, dtype: torch.dtype) -> None:

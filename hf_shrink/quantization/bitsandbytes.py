@@ -67,7 +67,7 @@ def store(
         IntegrityError: other layers than ``quantized`` were converted.
         NonFiniteError: weights too large for 8 bits, which go through float16.
     """
-    _library()
+    library()
     quantizer = AutoHfQuantizer.from_config(to_hf_config(config, skip_names(model, quantized, kept)), pre_quantized=False)
     _check_machine(quantizer)
     weights = {name: model.get_parameter(f"{name}.weight") for name in quantized}
@@ -166,7 +166,7 @@ def skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[
 
 
 def _check_converted(model: PreTrainedModel, quantized: Sequence[str]) -> None:
-    bnb = _library()
+    bnb = library()
     converted = {n for n, m in model.named_modules() if isinstance(m, bnb.nn.Linear8bitLt | bnb.nn.Linear4bit)}
     if converted != set(quantized):
         wrong = sorted(converted ^ set(quantized))
@@ -182,7 +182,8 @@ def _check_machine(quantizer: Any) -> None:
         raise ResourceError(f"quantization: {first_line(error)}") from error
 
 
-def _library() -> Any:
+def library() -> Any:
+    """bitsandbytes itself, which from now on says each of its warnings once; a ResourceError where it is missing."""
     try:
         import bitsandbytes
     except ImportError as error:

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.quantization.backend import backend_for
@@ -45,6 +46,7 @@ def keep_plan(model: PreTrainedModel, config: QuantizationConfig, new: Collectio
         return Plan((), {})
     layers = projections(model)
     asked = select(layers, config.skip_modules, (), "quantization.skip_modules") if config.skip_modules else {}
+    precise = list(model._keep_in_fp32_modules or ())
     tied, outputs = _shared(model), set(get_keys_to_not_convert(model))
     unfit = backend_for(config.bits).unfit
     kept: dict[str, str] = {}
@@ -53,6 +55,7 @@ def keep_plan(model: PreTrainedModel, config: QuantizationConfig, new: Collectio
             ("named in skip_modules" if name in asked else None)
             or (f"tied to {tied[name]}" if name in tied else None)
             or _role(name, model, outputs)
+            or ("kept in float32 by its class" if not should_convert_module(name, precise) else None)
             or ("newly initialised" if name in new else None)
             or ("a kind of Linear of its own" if type(layer) is not nn.Linear and not isinstance(layer, Conv1D) else None)
             or unfit(layer, config)
