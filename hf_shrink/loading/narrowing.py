@@ -1,5 +1,6 @@
 """Which part of each stored tensor a pruned model is built from: decided on a model without weights, from the files alone."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,11 +17,17 @@ from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cuts_of
 from hf_shrink.pruning.hidden import cut_hidden, hidden_to_keep, is_rms_norm
 from hf_shrink.pruning.layers import drop_layers, layers_to_keep
+from hf_shrink.pruning.lending import Lend
 from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.oneshot import check_at_once, needs_data
-from hf_shrink.pruning.pieces import Piece
+from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.scores import scores_of, watched_of
+from hf_shrink.pruning.selection import next_mask
+from hf_shrink.pruning.statistics import Recorder
+from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
+from hf_shrink.pruning.units import NOUNS
 from hf_shrink.pruning.widths import hidden_dims
 
 CRITERIA = ("magnitude", "magnitude_l2", "random")
@@ -51,7 +58,7 @@ class Narrowing:
     def __init__(self) -> None:
         self.layers: dict[str, tuple[int, ...]] = {}  # path of a list of layers -> which of them stay
         self._parts: dict[str, list[tuple[int, Tensor, float]]] = {}
-        self._zeros: dict[str, tuple[Piece, Tensor, torch.Size]] = {}
+        self._zeros: dict[str, tuple[Group, Tensor]] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts or name in self._zeros
@@ -62,8 +69,8 @@ class Narrowing:
             tensor = tensor.index_select(dim, index.to(tensor.device))
             tensor = tensor if factor == 1.0 else tensor * factor
         if name in self._zeros:
-            piece, packed, shape = self._zeros[name]
-            tensor = tensor * piece.spread(unpack(packed, shape, name=name)).to(tensor.device)
+            group, packed = self._zeros[name]
+            tensor = tensor * group.pieces[0].spread(unpack(packed, group.shape, name=name)).to(tensor.device)
         return tensor
 
     def original(self, name: str) -> str:
@@ -78,9 +85,9 @@ class Narrowing:
         """Of the tensor ``name`` only ``index`` along ``dim`` is left, times ``factor``."""
         self._parts.setdefault(name, []).append((dim, index, factor))
 
-    def zero(self, name: str, piece: Piece, mask: Tensor) -> None:
-        """The tensor ``name`` keeps its shape and loses what ``mask`` removes."""
-        self._zeros[name] = (piece, pack(mask), mask.shape)
+    def zero(self, name: str, group: Group, packed: Tensor) -> None:
+        """The tensor ``name`` keeps its shape and loses what the mask removes that is in ``packed``, one bit an entry."""
+        self._zeros[name] = (group, packed)
 
 
 def narrow(
@@ -122,19 +129,37 @@ def _masked(
     """Single weights become zeros, heads and neurons leave."""
     if all(config.is_cut_at_once for config in configs):
         return small
-    pruner = Pruner(small, configs, total_steps=1, lend=partial(_lent, _owners(small, done), done, checkpoint))
+    lend = partial(_lent, _owners(small, done), done, checkpoint)
+    groups = groups_of(small, configs)  # with all that it refuses
+    _mask_weights([group for group in groups if not group.config.makes_smaller], lend, done)
+    leaving = [config for config in configs if config.structure in NOUNS]
+    if not leaving:
+        return small
+    pruner = Pruner(small, leaving, total_steps=1, lend=lend)
     pruner.update(1)
-    masks, units = pruner.masks(), {}
+    masks = pruner.masks()
     for group in pruner.groups:
-        mask = masks[group.name]
-        if group.config.makes_smaller:
-            units[group.name] = mask
-            for piece in group.pieces:
-                done.keep(done.original(piece.name), piece.dim, piece.flat(mask).nonzero().flatten())
-        else:
-            whole = Piece(group.pieces[0].name, group.pieces[0].module, "weight", "entry")
-            done.zero(done.original(whole.name), whole, mask)
-    return shrink(small, units) if units else small
+        for piece in group.pieces:
+            index = piece.flat(masks[group.name]).nonzero().flatten()
+            done.keep(done.original(piece.name), piece.dim, index)
+    return shrink(small, masks)
+
+
+def _mask_weights(groups: Sequence[Group], lend: Lend, done: Narrowing) -> None:
+    """Decide on the masks of single weights, one projection after the other.
+
+    All bits are in one tensor that is there from the start: kept between the large scores, small ones would leave gaps in
+    memory that fit nothing.
+    """
+    sizes = [math.ceil(group.shape.numel() / 8) for group in groups]
+    packed = torch.empty(sum(sizes), dtype=torch.uint8).split(sizes)
+    for group, bits in zip(groups, packed, strict=True):
+        watched = watched_of(group)
+        recorder = Recorder(watched)
+        with lend([group.pieces[0].module]):
+            scores = scores_of(group, {item.name: recorder.stats(item.name) for item in watched})
+            bits.copy_(pack(next_mask(group, scores, group.sparsity)))
+        done.zero(done.original(group.pieces[0].name), group, bits)
 
 
 def _owners(model: nn.Module, done: Narrowing) -> dict[int, str]:
@@ -160,14 +185,19 @@ def _lent(
                     borrowed.append((module, attribute, parameter))
                     module._parameters[attribute] = nn.Parameter(_read(name, checkpoint, done), requires_grad=False)
                 elif not may_be_new and attribute == "weight":
-                    raise RecipeError(
-                        f"pruning: {name} is in no file of the checkpoint, so nothing says what it is worth; exclude it, or "
-                        "load the model, train it and call prune()."
-                    )
+                    _refuse_new(name, checkpoint)
         yield
     finally:
         for module, attribute, parameter in borrowed:
             module._parameters[attribute] = parameter
+
+
+def _refuse_new(name: str, checkpoint: Checkpoint) -> None:
+    if name not in checkpoint:
+        raise RecipeError(
+            f"pruning: {name} is in no file of the checkpoint, so nothing says what it is worth; exclude it, or "
+            "load the model, train it and call prune()."
+        )
 
 
 def _read(name: str, checkpoint: Checkpoint, done: Narrowing) -> Tensor:

@@ -83,7 +83,8 @@ class Stream:
     def apply(self, model: Any, name: str, tensor: Tensor) -> Tensor:
         """What the stored ``tensor`` becomes; a weight to be quantised is still in float."""
         if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
-            self._bad[name] = int((~torch.isfinite(tensor)).sum())  # transformers swallows what is raised here
+            self._bad[name] = int((~torch.isfinite(tensor)).sum())
+            return tensor  # transformers swallows what is raised here
         tensor = self._narrowing.apply(name, tensor)
         if self._dtype is None or not tensor.is_floating_point():
             return tensor

@@ -11,9 +11,9 @@ from hf_shrink.pruning.allocation import removed_in_each
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
-from hf_shrink.pruning.patterns import keep_n_of_m
 from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.scores import scores_of, watched_of
+from hf_shrink.pruning.selection import next_mask
 from hf_shrink.pruning.statistics import Recorder
 from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.sums import FROM_GRADIENTS, GIVEN
@@ -179,19 +179,8 @@ class Pruner:
             return self._next(group, self._scores(group, step), step)
 
     def _next(self, group: Group, scores: Tensor, step: int) -> Tensor:
-        mask, config = self._mask(group), group.config
-        if config.threshold is not None:
-            limit = config.threshold
-            if config.threshold_in == "std":
-                limit *= float(group.weights[0].weight.float().std())
-            low = int((scores < limit).logical_or(~mask).count_nonzero())
-            return keep_top(scores.masked_fill(~mask, -torch.inf), min(low, mask.numel() - 1), keep=None)
-        if config.pattern is not None:
-            n, m = config.pattern
-            assert group.sparsity is not None
-            kept = m - round((m - n) * self._windows[group.entry].at(step, group.sparsity) / group.sparsity)
-            return keep_n_of_m(scores, kept, m, keep=mask)
-        return keep_top(scores, self._removed_at(group, step), keep=mask)
+        sparsity = None if group.sparsity is None else self._windows[group.entry].at(step, group.sparsity)
+        return next_mask(group, scores, sparsity, self._mask(group))
 
     def _compete(self, groups: Sequence[Group], step: int) -> dict[str, Tensor]:
         scores = []
