@@ -152,7 +152,7 @@ def _mask_weights(groups: Sequence[Group], lend: Lend, done: Narrowing) -> None:
     memory that fit nothing.
     """
     sizes = [math.ceil(group.shape.numel() / 8) for group in groups]
-    packed = torch.empty(sum(sizes), dtype=torch.uint8).split(sizes)
+    packed = torch.split(torch.empty(sum(sizes), dtype=torch.uint8), sizes)
     for group, bits in zip(groups, packed, strict=True):
         watched = watched_of(group)
         recorder = Recorder(watched)

@@ -100,7 +100,7 @@ class ShrinkQuantizer(HfQuantizer):
         elif self.inner is not None:
             model.hf_quantizer, model.quantization_method = self.inner, self.inner.quantization_config.quant_method
         else:
-            self.remove_quantization_config(model)  # type: ignore[no-untyped-call]
+            self.remove_quantization_config(model)
             model.config._is_quantized = False
 
     def update_dtype(self, dtype: Any) -> Any:
@@ -136,7 +136,20 @@ class ShrinkQuantizer(HfQuantizer):
         return {} if self.inner is None else self.inner.get_load_operations()
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
-        return model if self.inner is None else self.inner._dequantize(model, dtype=dtype)
+        if self.inner is not None:
+            import torch
+
+            from hf_shrink.quantization.bitsandbytes import dequantize_in_place
+
+            dequantize_in_place(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)  # saving makes it text
+        return model
+
+    def remove_quantization_config(self, model: Any) -> None:
+        """Shapes stay on record: without them what is saved afterwards would not load."""
+        from hf_shrink.loading.save import record_shapes
+
+        super().remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        record_shapes(model)
 
     @property
     def serialized_names(self) -> dict[str, list[str]]:  # type: ignore[override]

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -135,6 +136,41 @@ def stored(name: str, layer: Projection, config: QuantizationConfig) -> dict[str
         tensors[f"{weight}.nested_quant_map"] = (torch.float32, (256,))
     tensors[f"{weight}.quant_state.bitsandbytes__{config.quant_type}"] = (torch.uint8, (len(json.dumps(state)),))
     return tensors
+
+
+def restored(layer: Any) -> torch.Tensor:
+    """The weight that a quantised layer multiplies by, ``[out_features, in_features]``, as floats."""
+    bnb, weight = library(), layer.weight
+    if isinstance(layer, bnb.nn.Linear4bit):
+        back: torch.Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+        return back
+    scales = layer.state.SCB if weight.SCB is None else weight.SCB  # the first forward pass moves them
+    return torch.as_tensor(bnb.functional.int8_vectorwise_dequant(weight.data, scales))
+
+
+@torch.no_grad()
+def dequantize_in_place(model: Any, dtype: torch.dtype) -> None:
+    """Plain layers of the kind that they were before: GPT-2's take the transposed weight. ``dtype``: of every weight."""
+    bnb = library()
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, bnb.nn.Linear8bitLt | bnb.nn.Linear4bit):
+            continue
+        weight, kind = restored(layer).to(dtype), getattr(layer, "source_cls", nn.Linear)
+        with torch.device("meta"):
+            plain: Any = (
+                Conv1D(layer.out_features, layer.in_features)
+                if issubclass(kind, Conv1D)
+                else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            )
+        plain.weight = nn.Parameter(weight.T.contiguous() if issubclass(kind, Conv1D) else weight)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.detach().to(dtype))
+        plain.train(model.training)
+        model.set_submodule(name, plain)
+    cast_in_place(model, dtype)
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+        if hasattr(model, flag):
+            setattr(model, flag, False)
 
 
 def _fill(model: PreTrainedModel, name: str, value: torch.Tensor, bias: nn.Parameter | None, quantizer: Any) -> None:
