@@ -20,6 +20,8 @@ from hf_shrink.tables import nearest
 C = TypeVar("C", PruningConfig, QuantizationConfig)
 
 METHOD = "hf_shrink"
+_LARGEST = 2**24
+"""Features: larger than any width, small enough that two of them can be multiplied."""
 FORMAT = 1
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -74,8 +76,8 @@ class ShrinkConfig(QuantizationConfigMixin):
         if not isinstance(shapes, Mapping | None):
             raise RecipeError(f"ShrinkConfig: shapes must be path -> [in, out]; got {shapes!r:.60}.")
         self.shapes = {path: _shape(path, shape) for path, shape in (shapes or {}).items()}
-        if head_dim is not None and (type(head_dim) is not int or head_dim < 1):
-            raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r}.")
+        if head_dim is not None and (type(head_dim) is not int or not 0 < head_dim <= _LARGEST):
+            raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r:.60}.")
         self.head_dim = head_dim
         self.bitsandbytes = None if bitsandbytes is None else as_stored(bitsandbytes, "ShrinkConfig: bitsandbytes")
         self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
@@ -138,7 +140,11 @@ def _config(kind: type[C], given: Any, key: str) -> C:
 
 
 def _shape(path: str, shape: Any) -> tuple[int, int]:
-    if isinstance(shape, list | tuple) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape):
+    if (
+        isinstance(shape, list | tuple)
+        and len(shape) == 2
+        and all(type(size) is int and 0 < size <= _LARGEST for size in shape)
+    ):
         return shape[0], shape[1]
     raise RecipeError(f"ShrinkConfig: shapes[{path!r}] must be two whole numbers above 0, in and out; got {shape!r}.")
 
