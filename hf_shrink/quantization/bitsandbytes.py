@@ -158,7 +158,7 @@ def dequantize_in_place(model: Any, dtype: torch.dtype) -> None:
         weight, kind = restored(layer).to(dtype), getattr(layer, "source_cls", nn.Linear)
         with torch.device("meta"):
             plain: Any = (
-                Conv1D(layer.out_features, layer.in_features)
+                Conv1D(layer.out_features, layer.in_features)  # type: ignore[no-untyped-call]
                 if issubclass(kind, Conv1D)
                 else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
             )
