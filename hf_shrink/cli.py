@@ -223,6 +223,29 @@ def prune(
 
 @app.command()
 @reported
+def quantize(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the quantised model; new or empty.")],
+    bits: Annotated[int, typer.Option(help="8 or 4 by bitsandbytes; 16 casts (--set dtype=bfloat16).")] = 8,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="Another key of the section: --set quant_type=fp4")
+    ] = [],  # noqa: B006
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub id.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Add each layer's weights, scheme, error and bytes.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="Folder for histograms of the weights; needs hf-shrink[plots].")] = None,
+    as_json: Json = False,
+) -> None:
+    """Store a model in fewer bits, without training, and write one that loads again."""
+    from hf_shrink.shortcut import quantize_model
+
+    with contextlib.redirect_stdout(sys.stderr):
+        words = [f"bits={bits}", *set_]
+        result = quantize_model(model, folder, words, revision=revision, report=report, plots=plots)
+    _show(result, as_json)
+
+
+@app.command()
+@reported
 def sensitivity(
     recipe: RecipeFile,
     set_: Overrides = [],  # noqa: B006

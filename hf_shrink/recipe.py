@@ -18,7 +18,7 @@ from hf_shrink.explain import KeyPath, dotted, problems, shown
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.models.config import StudentConfig, TeacherConfig
 from hf_shrink.overrides import apply
-from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.config import PruningConfig, fit_for_bits
 from hf_shrink.publishing.config import PublishingConfig
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe_checks import recipe_problems
@@ -28,9 +28,6 @@ from hf_shrink.tasks import TaskName
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.yaml_core import write
 from hf_shrink.yaml_source import MAX_BYTES, Place, Source, decode, parse
-
-FOUR_BIT_MULTIPLE = 64
-"""Inputs of a projection that four-bit kernels take in whole tiles."""
 
 _SHOWN = 20
 _COLLECTED = 100
@@ -115,14 +112,7 @@ class Recipe(Config):
 
     def effective_pruning(self) -> tuple[PruningConfig, ...]:
         """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""
-        bits = None if self.quantization is None else self.quantization.bits
-        multiple = FOUR_BIT_MULTIPLE if bits == 4 else None
-        return tuple(
-            entry.model_copy(update={"round_to": multiple})
-            if multiple is not None and entry.round_to is None and entry.structure in ("heads", "ffn", "hidden")
-            else entry
-            for entry in self.pruning
-        )
+        return fit_for_bits(self.pruning, None if self.quantization is None else self.quantization.bits)
 
     def to_yaml(self) -> str:
         """What was set, as YAML; ``from_text`` of it equals this recipe."""

@@ -1,4 +1,4 @@
-"""``hf-shrink prune`` and ``hf-shrink export``: one step on one model, without a training."""
+"""``hf-shrink prune``, ``quantize`` and ``export``: one step on one model, without a training."""
 
 import shutil
 import tempfile
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -15,7 +16,7 @@ from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.files import write_text
-from hf_shrink.loading.oneshot import prune
+from hf_shrink.loading.oneshot import prune, quantize
 from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
 from hf_shrink.loading.uniform import example_inputs
@@ -23,6 +24,9 @@ from hf_shrink.loading.verify import verify
 from hf_shrink.models.load import load_model, load_tokenizer
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.publishing.plots import plot_histograms
+from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.fidelity import Fidelity, fidelity, histograms
 from hf_shrink.recipe import Recipe
 from hf_shrink.yaml_core import write as write_yaml
 from hf_shrink.yaml_source import parse
@@ -105,6 +109,54 @@ def prune_model(
     if stands_for is not None and save_recipe is not None:
         write_text(save_recipe, stands_for)
     return made
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """What ``quantize`` wrote, and what it did to each layer where that was asked for."""
+
+    made: Made
+    layers: Fidelity | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data, for ``--json``."""
+        return self.made.to_json() | ({} if self.layers is None else {"layers": self.layers.to_json()})
+
+    def rich(self) -> Group:
+        """Tables for the terminal."""
+        return Group(self.made.rich(), *(() if self.layers is None else (self.layers.rich(),)))
+
+
+def quantize_model(
+    reference: str,
+    folder: Path,
+    words: Sequence[str],
+    *,
+    revision: str | None = None,
+    report: bool = False,
+    plots: Path | None = None,
+) -> Quantized:
+    """Store a model in fewer bits in ``folder``, which must not hold anything yet.
+
+    Args:
+        reference: a folder, a Hub id or ``package:NAME/PATH``.
+        folder: made where it is missing.
+        words: of a ``QuantizationConfig``, as ``KEY=VALUE`` with values in YAML.
+        report: also compare every layer with its float weights.
+        plots: where histograms of the float weights go.
+
+    Raises:
+        ShrinkError: whatever is wrong; nothing is written then.
+    """
+    check_empty(folder)
+    source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
+    config = QuantizationConfig(**source.data["quantization"])
+    model, tokenizer = load_model(reference, revision=revision), _tokenizer(reference, revision)
+    small = quantize(model, config)
+    layers = fidelity(model, small, config) if report or plots is not None else None
+    if layers is not None and plots is not None:
+        plot_histograms(histograms(layers), plots)
+    return Quantized(write(small, folder, tokenizer, before=model), layers if report else None)
 
 
 def entry_of(structure: str, criterion: str, sparsity: float | None, more: Sequence[str]) -> PruningConfig:

@@ -226,3 +226,19 @@ def test_sensitivity_prints_a_row_for_each_mask_and_fraction(folder: Path):
     found = cli("sensitivity", "recipe.yaml", "--rows", "16", "--fraction", "0.5", "--json")
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)["points"]) == 4
+
+
+def test_one_command_quantises_a_model_and_reports_each_layer(folder: Path):
+    """A report that says int8 of layers that stay in float, or bytes that no file has, is worse than none."""
+    made = cli("quantize", "base", "small", "--bits", "8", "--report", "--json")
+    assert made.returncode == 0, made.stderr
+    result = json.loads(made.stdout)
+    assert result["tier"] == "stock" and result["max_difference"] == 0.0 and result["bytes"][1] < result["bytes"][0]
+    schemes = [layer["scheme"] for layer in result["layers"]]
+    assert schemes.count("uniform int8, a scale a row") == 24 and "float32 (pooler)" in schemes
+    size = Path("small/model.safetensors").stat().st_size
+    assert sum(layer["bytes"][1] for layer in result["layers"]) < size == result["bytes"][1]
+    again = cli("quantize", "small", "smaller")
+    assert again.returncode in (2, 3) and "quantised" in again.stderr and not Path("smaller").exists()
+    typo = cli("quantize", "base", "other", "--bits", "4", "--set", "quant_typ=nf4")
+    assert typo.returncode == 2 and "Did you mean 'quant_type'" in typo.stderr and not Path("other").exists()

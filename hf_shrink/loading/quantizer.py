@@ -1,4 +1,4 @@
-"""What ``from_pretrained`` calls for ``quant_method: hf_shrink``: resize first, then leave the rest to transformers' own.
+"""What ``from_pretrained`` calls for ``quant_method: hf_shrink``: structure first, then the rest is for transformers' own.
 
 Imported while transformers itself is half imported (see ``register``), so only what is there by then is imported on top.
 """
@@ -14,20 +14,43 @@ from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 
 
 class ShrinkQuantizer(HfQuantizer):
-    """Resizes projections of a model that has no weights yet; bitsandbytes, where there is any, is transformers' own."""
+    """Gives a model its structure before it has weights; bitsandbytes, where there is any, is transformers' own.
+
+    Where the config asks for pruning or quantisation, that happens to each tensor on its way from the file.
+    """
 
     quantization_config: ShrinkConfig
 
     def __init__(self, quantization_config: ShrinkConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
         self.inner: Any = None  # an HfQuantizer, where the model is quantised as well
-        if quantization_config.bitsandbytes is not None:
-            options = BitsAndBytesConfig(**quantization_config.bitsandbytes)  # type: ignore[no-untyped-call]
+        self.stream: Any = None  # where something is done while loading
+        if quantization_config.is_asked_for:
+            from hf_shrink.loading.while_loading import Stream
+
+            self.stream = Stream(quantization_config.pruning, quantization_config.quantization)
+            self.pre_quantized = False
+        options = self._options(quantization_config)
+        if options is not None:
             self.inner = AutoHfQuantizer.from_config(options, pre_quantized=self.pre_quantized)
+
+    @staticmethod
+    def _options(config: ShrinkConfig) -> Any:
+        """The stored or the asked-for options of bitsandbytes; None where there are none."""
+        if config.bitsandbytes is not None:
+            return BitsAndBytesConfig(**config.bitsandbytes)  # type: ignore[no-untyped-call]
+        if config.quantization is None or config.quantization.bits == 16:
+            return None
+        from hf_shrink.quantization.bitsandbytes import to_hf_config
+
+        return to_hf_config(config.quantization, ())
 
     def validate_environment(self, *args: Any, **kwargs: Any) -> None:
         """Raises ResourceError where bitsandbytes is needed and missing."""
         if self.inner is not None:
+            from hf_shrink.quantization.bitsandbytes import library
+
+            library()
             try:
                 self.inner.validate_environment(*args, **kwargs)
             except ImportError as error:
@@ -37,8 +60,14 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.loading.shapes import resize
 
         resize(model, self.quantization_config.shapes, self.quantization_config.head_dim)
+        if self.stream is not None:
+            skip = self.stream.prepare(model, kwargs.get("checkpoint_files"))
+            if self.inner is not None:
+                self.inner.quantization_config.llm_int8_skip_modules = skip
         if self.inner is not None:
             self.inner._process_model_before_weight_loading(model, **kwargs)
+        if self.stream is not None:
+            self.stream.number_as_stored(model)
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
@@ -52,7 +81,27 @@ class ShrinkQuantizer(HfQuantizer):
             self.inner._process_model_after_weight_loading(model, **kwargs)
             disable_cpu_repacking(model)
             drop_quantizer_conversions(model)
+        if self.stream is not None:
+            self.stream.finish(model)
+            self._describe(model)
         return model
+
+    def _describe(self, model: Any) -> None:
+        """From here on everything is as if ``model`` had been loaded from the folder that it will be saved to."""
+        from hf_shrink.loading.save import record_shapes
+
+        del model.config.quantization_config
+        if self.inner is not None:
+            model.config.quantization_config = self.inner.quantization_config
+        tier = record_shapes(model)
+        self.stream = None
+        if tier == "plugin":
+            self.quantization_config = model.config.quantization_config
+        elif self.inner is not None:
+            model.hf_quantizer, model.quantization_method = self.inner, self.inner.quantization_config.quant_method
+        else:
+            self.remove_quantization_config(model)
+            model.config._is_quantized = False
 
     def update_dtype(self, dtype: Any) -> Any:
         return dtype if self.inner is None else self.inner.update_dtype(dtype)
@@ -64,9 +113,22 @@ class ShrinkQuantizer(HfQuantizer):
         return max_memory if self.inner is None else self.inner.adjust_max_memory(max_memory)
 
     def param_needs_quantization(self, model: Any, param_name: str, **kwargs: Any) -> bool:
+        if self.stream is not None and self.stream.changes(model, param_name):
+            return True
+        return self._is_inner(model, param_name, **kwargs)
+
+    def _is_inner(self, model: Any, param_name: str, **kwargs: Any) -> bool:
         return self.inner is not None and bool(self.inner.param_needs_quantization(model, param_name, **kwargs))
 
+    def param_element_size(self, model: Any, param_name: str, param: Any) -> float:
+        size = self.quantized_element_size if self._is_inner(model, param_name) else None
+        return float(param.element_size() if size is None else size)
+
     def get_quantize_ops(self) -> Any:
+        if self.stream is not None:
+            from hf_shrink.loading.while_loading import StreamOperation
+
+            return StreamOperation(self.stream, self.inner)
         assert self.inner is not None, "only asked for what param_needs_quantization names"
         return self.inner.get_quantize_ops()
 
@@ -74,7 +136,20 @@ class ShrinkQuantizer(HfQuantizer):
         return {} if self.inner is None else self.inner.get_load_operations()
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
-        return model if self.inner is None else self.inner._dequantize(model, dtype=dtype)
+        if self.inner is not None:
+            import torch
+
+            from hf_shrink.quantization.bitsandbytes import dequantize_in_place
+
+            dequantize_in_place(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)  # saving makes it text
+        return model
+
+    def remove_quantization_config(self, model: Any) -> None:
+        """Shapes stay on record: without them what is saved afterwards would not load."""
+        from hf_shrink.loading.save import record_shapes
+
+        super().remove_quantization_config(model)  # type: ignore[no-untyped-call]
+        record_shapes(model)
 
     @property
     def serialized_names(self) -> dict[str, list[str]]:  # type: ignore[override]
@@ -109,3 +184,20 @@ class ShrinkQuantizer(HfQuantizer):
 # Assigned, because transformers' own register functions refuse a second time: a reload would fail, or leave the old classes.
 AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = ShrinkConfig
 AUTO_QUANTIZER_MAPPING[METHOD] = ShrinkQuantizer
+
+_MERGE = "merge_quantization_configs"
+_theirs = getattr(AutoHfQuantizer, _MERGE)
+_stock_merge = getattr(_theirs, "stock", _theirs)  # after a reload, not ours again
+
+
+def _merge(quantization_config: Any, quantization_config_from_args: Any) -> Any:
+    """transformers drops an argument of the same class with a warning, and has no ShrinkError for one of another class."""
+    from hf_shrink.loading.merging import concerns, merge
+
+    if quantization_config_from_args is None or not concerns(quantization_config, quantization_config_from_args):
+        return _stock_merge(quantization_config, quantization_config_from_args)
+    return merge(quantization_config, quantization_config_from_args)
+
+
+setattr(_merge, "stock", _stock_merge)  # noqa: B010 - functions have no such attribute for a type checker
+setattr(AutoHfQuantizer, _MERGE, staticmethod(_merge))

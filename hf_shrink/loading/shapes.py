@@ -8,10 +8,11 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from hf_shrink.anatomy import Family
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.families import FAMILIES, layers_of, stacks_of
 from hf_shrink.heads import fit_attributes, heads_of, set_head_dim
-from hf_shrink.targets import features
+from hf_shrink.targets import features, projections
 
 
 def odd_shapes(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
@@ -89,7 +90,17 @@ def resize(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]], head_d
     if family is not None:
         if head_dim is not None:
             set_head_dim(model, family, head_dim)
+            _check_heads(model, family, head_dim)
         fit_attributes(model, family)
+
+
+def _check_heads(model: Any, family: Family, head_dim: int) -> None:
+    for stack, found in stacks_of(model, family):
+        for layer in found:
+            for attention in stack.attentions:
+                wide = features(projections(layer)[attention.output])[0]
+                if wide % head_dim:
+                    raise IntegrityError(f"config.json: head_dim {head_dim} does not divide {wide} features of heads.")
 
 
 def _is_elsewhere(model: PreTrainedModel, path: str) -> bool:

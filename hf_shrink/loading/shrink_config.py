@@ -1,15 +1,27 @@
-"""What ``quantization_config`` says in a ``config.json`` whose shapes a stock config cannot: ``quant_method: hf_shrink``."""
+"""The value of ``quantization_config``: what is to be done while a model is loaded, or what a stored one looks like.
+
+In ``config.json`` it has ``quant_method: hf_shrink``, and stands there only where a stock config cannot say the shapes.
+"""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+import torch
 from transformers.utils.quantization_config import BitsAndBytesConfig, QuantizationConfigMixin
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.lines import first_line
+from hf_shrink.pruning.config import PruningConfig, fit_for_bits
+from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.tables import nearest
 
+C = TypeVar("C", PruningConfig, QuantizationConfig)
+
 METHOD = "hf_shrink"
+_LARGEST = 2**24
+"""Features: larger than any width, small enough that two of them can be multiplied."""
 FORMAT = 1
 
 Shapes = Mapping[str, tuple[int, int]]
@@ -17,9 +29,16 @@ Shapes = Mapping[str, tuple[int, int]]
 
 
 class ShrinkConfig(QuantizationConfigMixin):
-    """What a stored model looks like, so that ``from_pretrained`` can build it before it reads the weights.
+    """What to do with a float model while it is loaded, and what a stored model looks like before its weights are read.
+
+    ``from_pretrained(any_float_model, quantization_config=ShrinkConfig(pruning=..., quantization=...))`` gives what
+    ``quantize(prune(model, ...), ...)`` makes of the loaded model, without ever holding that: weights are read one at a time.
+    Then ``model.config`` describes what came out, in the other words, or in stock ones where those suffice.
 
     Args:
+        pruning: one entry or several, as ``PruningConfig`` or dict; criteria that look at weights alone (magnitude,
+            magnitude_l2, random).
+        quantization: a ``QuantizationConfig`` or dict.
         shapes: projections that are not as wide as the rest of the config says: path below the base model ->
             ``(in_features, out_features)``. Below the base model, so that the folder also opens without its head.
         head_dim: features of an attention head, where they are not hidden width by number of heads.
@@ -38,12 +57,14 @@ class ShrinkConfig(QuantizationConfigMixin):
         head_dim: int | None = None,
         format_version: int = FORMAT,
         quant_method: str = METHOD,
+        pruning: PruningConfig | Mapping[str, Any] | Sequence[PruningConfig | Mapping[str, Any]] = (),
+        quantization: QuantizationConfig | Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         unknown.pop("transformers_version", None)  # config.json may bring it along
         if unknown:
-            name, known = min(unknown), ("shapes", "bitsandbytes", "head_dim", "format_version")
-            raise RecipeError(f"ShrinkConfig: unknown key {name!r}.{nearest(name, known)} Known: {', '.join(known)}.")
+            name = min(unknown)
+            raise RecipeError(f"ShrinkConfig: unknown key {name!r:.60}.{nearest(name, _KNOWN)} Known: {', '.join(_KNOWN)}.")
         if quant_method != METHOD:
             raise RecipeError(f"ShrinkConfig: quant_method {quant_method!r} is another library's; this one is {METHOD!r}.")
         if format_version != FORMAT:
@@ -52,11 +73,32 @@ class ShrinkConfig(QuantizationConfigMixin):
             )
         self.quant_method = METHOD  # type: ignore[assignment]
         self.format_version = FORMAT
+        if not isinstance(shapes, Mapping | None):
+            raise RecipeError(f"ShrinkConfig: shapes must be path -> [in, out]; got {shapes!r:.60}.")
         self.shapes = {path: _shape(path, shape) for path, shape in (shapes or {}).items()}
-        if head_dim is not None and (type(head_dim) is not int or head_dim < 1):
-            raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r}.")
+        if head_dim is not None and (type(head_dim) is not int or not 0 < head_dim <= _LARGEST):
+            raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r:.60}.")
         self.head_dim = head_dim
-        self.bitsandbytes = None if bitsandbytes is None else _checked(bitsandbytes)
+        self.bitsandbytes = None if bitsandbytes is None else as_stored(bitsandbytes, "ShrinkConfig: bitsandbytes")
+        self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
+        self.pruning = _entries(pruning, self.quantization)
+        if self.quantization is not None and self.bitsandbytes is not None:
+            raise RecipeError("ShrinkConfig: quantization and bitsandbytes both say how weights are stored; keep quantization.")
+
+    @classmethod
+    def from_dict(cls, config_dict: Any, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Reads what ``to_dict`` gave; takes no other keywords."""
+        if not isinstance(config_dict, Mapping) or not all(isinstance(name, str) for name in config_dict):
+            raise RecipeError(f"ShrinkConfig: must be a dict; got {config_dict!r:.60}.")
+        if kwargs:
+            raise RecipeError(f"ShrinkConfig: {min(kwargs)} is no option of it.")
+        config = cls(**config_dict)
+        return (config, {}) if return_unused_kwargs else config
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether something is to be done while loading, beyond building what is stored."""
+        return bool(self.pruning) or self.quantization is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``config.json``; what is empty is left out."""
@@ -67,20 +109,90 @@ class ShrinkConfig(QuantizationConfigMixin):
             data["head_dim"] = self.head_dim
         if self.bitsandbytes is not None:
             data["bitsandbytes"] = copy.deepcopy(self.bitsandbytes)
+        if self.pruning:
+            data["pruning"] = [entry.model_dump(mode="json", exclude_unset=True) for entry in self.pruning]
+        if self.quantization is not None:
+            data["quantization"] = self.quantization.model_dump(mode="json", exclude_unset=True)
         return data
 
 
+_KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "head_dim", "format_version")
+
+
+def _entries(given: Any, quantization: QuantizationConfig | None) -> tuple[PruningConfig, ...]:
+    several = [given] if isinstance(given, PruningConfig | Mapping) else given
+    if not isinstance(several, list | tuple):
+        raise RecipeError(f"ShrinkConfig: pruning must be a PruningConfig or a list of them; got {given!r:.60}.")
+    entries = tuple(_config(PruningConfig, entry, "pruning") for entry in several)
+    if entries:
+        from hf_shrink.loading.narrowing import check_without_data  # here, because transformers may be half imported
+
+        check_without_data(entries)
+    return fit_for_bits(entries, None if quantization is None else quantization.bits)
+
+
+def _config(kind: type[C], given: Any, key: str) -> C:
+    if isinstance(given, kind):
+        return given
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise RecipeError(f"ShrinkConfig: {key} must be a {kind.__name__} or a dict of its keys; got {given!r:.60}.")
+    return kind(**given)
+
+
 def _shape(path: str, shape: Any) -> tuple[int, int]:
-    if isinstance(shape, list | tuple) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape):
+    if (
+        isinstance(shape, list | tuple)
+        and len(shape) == 2
+        and all(type(size) is int and 0 < size <= _LARGEST for size in shape)
+    ):
         return shape[0], shape[1]
     raise RecipeError(f"ShrinkConfig: shapes[{path!r}] must be two whole numbers above 0, in and out; got {shape!r}.")
 
 
-def _checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """transformers ignores options it does not know: a typo in ``nf4`` options would load another format."""
+def as_stored(options: Any, where: str) -> dict[str, Any]:
+    """Options of a ``BitsAndBytesConfig``, checked, as a dict; ``where`` they stand, for the error.
+
+    transformers ignores options it does not know: a typo in ``nf4`` options would load another format.
+
+    Raises:
+        RecipeError: unknown options, or values that bitsandbytes cannot mean.
+    """
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise RecipeError(f"{where}: must be a dict of BitsAndBytesConfig's options; got {options!r:.60}.")
     known = BitsAndBytesConfig(load_in_8bit=True).to_dict().keys()  # type: ignore[no-untyped-call]
     if strange := sorted(set(options) - known):
-        raise RecipeError(f"ShrinkConfig: unknown bitsandbytes option {strange[0]!r}.{nearest(strange[0], known)}")
+        raise RecipeError(f"{where}: unknown option {strange[0]!r:.60}.{nearest(strange[0], known)}")
+    for key, allowed in _VALUES.items():
+        if key in options and not allowed(options[key]):
+            raise RecipeError(f"{where}: {key} {options[key]!r:.60}; allowed: {_ALLOWED[key]}.")
     if bool(options.get("load_in_8bit")) == bool(options.get("load_in_4bit")):
-        raise RecipeError("ShrinkConfig: bitsandbytes needs one of load_in_8bit and load_in_4bit.")
+        raise RecipeError(f"{where}: needs one of load_in_8bit and load_in_4bit.")
+    try:
+        BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise RecipeError(f"{where}: {first_line(error)}") from None
     return dict(options)
+
+
+def _is_name(*names: str) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, str | torch.dtype) and str(value).removeprefix("torch.") in names
+
+
+_FLOATS = ("float32", "bfloat16", "float16")
+_VALUES: Mapping[str, Callable[[Any], bool]] = {
+    "quant_method": lambda value: getattr(value, "value", value) == "bitsandbytes",
+    "bnb_4bit_quant_type": lambda value: value in ("nf4", "fp4"),
+    "bnb_4bit_compute_dtype": lambda value: value is None or _is_name(*_FLOATS)(value),
+    "bnb_4bit_quant_storage": lambda value: value is None or _is_name("uint8", *_FLOATS)(value),
+    "llm_int8_threshold": lambda value: type(value) is float and 0 <= value < math.inf,
+    "llm_int8_skip_modules": lambda value: value is None or (isinstance(value, list) and {*map(type, value)} <= {str}),
+}
+"""transformers takes any string and any number, and fails at the first forward pass, or never."""
+_ALLOWED = {
+    "quant_method": "bitsandbytes",
+    "bnb_4bit_quant_type": "nf4, fp4",
+    "bnb_4bit_compute_dtype": ", ".join(_FLOATS),
+    "bnb_4bit_quant_storage": "uint8, float32, bfloat16, float16",
+    "llm_int8_threshold": "a number of type float, 0 or more",
+    "llm_int8_skip_modules": "a list of names",
+}

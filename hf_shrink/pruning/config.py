@@ -17,6 +17,9 @@ _ENTRIES = ("unstructured", "n_of_m", "block")
 _UNITS = ("heads", "ffn")
 _AT_ONCE = ("layers", "hidden", "vocabulary")
 
+FOUR_BIT_MULTIPLE = 64
+"""Inputs of a projection that four-bit kernels take in whole tiles."""
+
 _SCHEDULING = {"schedule", "begin_step", "end_step", "interval", "rounds", "penalty"}
 
 _SPECIAL: dict[str, tuple[str, ...]] = {"sparsegpt": ("unstructured", "n_of_m"), "block_influence": ("layers",)}
@@ -254,3 +257,13 @@ def as_tuple(configs: PruningConfig | Sequence[PruningConfig]) -> tuple[PruningC
         if not isinstance(entry, PruningConfig):
             raise RecipeError(f"pruning: got {entry!r:.40}; pass a PruningConfig or a list of them.")
     return entries
+
+
+def fit_for_bits(entries: Sequence[PruningConfig], bits: int | None) -> tuple[PruningConfig, ...]:
+    """``entries`` with widths that the kernels of a model stored in so many bits can take, where they say none."""
+    return tuple(
+        entry.model_copy(update={"round_to": FOUR_BIT_MULTIPLE})
+        if bits == 4 and entry.round_to is None and entry.structure in ("heads", "ffn", "hidden")
+        else entry
+        for entry in entries
+    )

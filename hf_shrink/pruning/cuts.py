@@ -34,7 +34,7 @@ def cut_at_once(
         MismatchError: the model is quantised, carries an adapter, or its config cannot say the width.
         NonFiniteError: a score is NaN or infinite.
     """
-    for entry, config in _cuts(configs):
+    for entry, config in cuts_of(configs):
         if config.structure == "layers":
             model = drop_layers(model, layers_to_keep(model, config, entry, calibration))
         else:
@@ -44,7 +44,7 @@ def cut_at_once(
 
 def outline_cuts(model: PreTrainedModel, configs: PruningConfig | Sequence[PruningConfig]) -> PreTrainedModel:
     """The shapes that ``cut_at_once`` leaves, for a model on meta: which layers and dimensions stay means nothing."""
-    for entry, config in _cuts(configs):
+    for entry, config in cuts_of(configs):
         if config.structure == "layers":
             model = drop_layers(model, range(count_layers(model, entry) - removed_layers(model, config, entry)))
         else:
@@ -55,7 +55,7 @@ def outline_cuts(model: PreTrainedModel, configs: PruningConfig | Sequence[Pruni
 def cut_words(model: Any, configs: PruningConfig | Sequence[PruningConfig]) -> list[str]:
     """One sentence for each entry that is cut at once, before training; only shapes of ``model`` are read."""
     words = []
-    for entry, config in _cuts(configs):
+    for entry, config in cuts_of(configs):
         by = getattr(config.criterion, "__name__", config.criterion)
         if config.structure == "layers":
             total = count_layers(model, entry)
@@ -75,7 +75,7 @@ def reads_data(config: PruningConfig) -> bool:
     return bool(set(as_criterion(config.criterion).needs) - GIVEN)
 
 
-def _cuts(configs: PruningConfig | Sequence[PruningConfig]) -> list[tuple[str, PruningConfig]]:
+def cuts_of(configs: PruningConfig | Sequence[PruningConfig]) -> list[tuple[str, PruningConfig]]:
     """The entries that are cut here and where they stand, as in ``pruning.0``."""
     found: dict[str, tuple[str, PruningConfig]] = {}
     for index, config in enumerate(as_tuple(configs)):

@@ -15,6 +15,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import family_of, stacks_of
 from hf_shrink.heads import fit_attributes
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top
 from hf_shrink.pruning.structures import ROUND_TO, check_prunable
 from hf_shrink.pruning.surgery import say_in_config
@@ -77,13 +78,14 @@ def cut_hidden(model: PreTrainedModel, keep: Tensor) -> PreTrainedModel:
     return small
 
 
-def hidden_to_keep(model: Any, config: PruningConfig, entry: str) -> Tensor:
+def hidden_to_keep(model: Any, config: PruningConfig, entry: str, lend: Lend = in_memory) -> Tensor:
     """Which dimensions stay, bool ``[hidden]``: those that the criterion scores highest.
 
     Args:
         model: of one of the known families.
         config: with ``structure: hidden``.
         entry: where it stands, as in ``pruning.0``, for errors.
+        lend: where the weights of a model on meta come from.
 
     Raises:
         RecipeError: all or none would stay after rounding, the criterion scores no weights, or needs data.
@@ -94,7 +96,7 @@ def hidden_to_keep(model: Any, config: PruningConfig, entry: str) -> Tensor:
     before = int(model.config.hidden_size)
     if width == before:
         return torch.ones(before, dtype=torch.bool)
-    return keep_top(dimension_scores(model, hidden_dims(model), config, entry).cpu(), before - width)
+    return keep_top(dimension_scores(model, hidden_dims(model), config, entry, lend).cpu(), before - width)
 
 
 def hidden_width(model: Any, config: PruningConfig, entry: str) -> int:
@@ -142,13 +144,13 @@ def _cut(small: nn.Module, dims: Dims, keep: Tensor) -> None:
             values = parameter.detach()
             for dim in dims[name]:
                 values = values.index_select(dim, keep.to(values.device))
-            if _is_rms_norm(module):
+            if is_rms_norm(module):
                 values = values * (parameter.numel() / len(keep)) ** 0.5
             replaced[id(parameter)] = nn.Parameter(values, requires_grad=parameter.requires_grad)
         setattr(module, attribute, replaced[id(parameter)])
 
 
-def _is_rms_norm(module: nn.Module) -> bool:
+def is_rms_norm(module: nn.Module) -> bool:
     """A factor for each feature and nothing else; transformers has a class of its own for each family."""
     own = dict(module.named_parameters(recurse=False))
     return own.keys() == {"weight"} and own["weight"].dim() == 1 and not isinstance(module, nn.LayerNorm)

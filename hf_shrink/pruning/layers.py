@@ -14,6 +14,7 @@ from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.families import family_of, stacks_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.influence import block_influence
+from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top, removed_count
 from hf_shrink.pruning.structures import check_prunable
 from hf_shrink.pruning.worth import layer_scores
@@ -93,7 +94,11 @@ def drop_layers(model: PreTrainedModel, layers: int | Sequence[int], choice: Lay
 
 
 def layers_to_keep(
-    model: Any, config: PruningConfig, entry: str, batches: Sequence[Mapping[str, Tensor]] | None = None
+    model: Any,
+    config: PruningConfig,
+    entry: str,
+    batches: Sequence[Mapping[str, Tensor]] | None = None,
+    lend: Lend = in_memory,
 ) -> tuple[int, ...]:
     """Which layers stay, counted from 0: those that the criterion scores highest.
 
@@ -106,6 +111,7 @@ def layers_to_keep(
         config: with ``structure: layers``.
         entry: where it stands, as in ``pruning.0``, for errors.
         batches: calibration data for criteria that need it.
+        lend: where the weights of a model on meta come from.
 
     Raises:
         RecipeError: all layers or none would stay, the criterion scores no layer, or needs data that is not there.
@@ -121,7 +127,7 @@ def layers_to_keep(
             raise RecipeError(f"{entry}.criterion: {config.criterion} needs batches of data; pass calibration=[...].")
         scores = LAYER_CRITERIA[config.criterion](model, batches)
     else:
-        scores = layer_scores(model, config, entry, batches)
+        scores = layer_scores(model, config, entry, batches, lend)
     if not bool(torch.isfinite(scores).all()):
         raise NonFiniteError(f"{entry}: scores of layers are not finite; nothing was removed. Repair the weights.")
     if any(_first_is_needed(stack) for stack, _ in stacks_of(model, family_of(model, entry))):

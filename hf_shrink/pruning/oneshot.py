@@ -43,7 +43,7 @@ def prune(
     """
     configs = as_tuple(config)
     batches = None if calibration is None else checked_batches(calibration, model)
-    _check(configs, batches, fractions)
+    check_at_once(configs, batches, fractions)
     check_prunable(model)
     check_finite(model, type(model).__name__)
     check_targets_of(model, configs)  # every refusal comes before anything is computed
@@ -95,11 +95,12 @@ def _is_layerwise(config: PruningConfig) -> bool:
     return fits and config.criterion in _LAYERWISE
 
 
-def _check(
+def check_at_once(
     configs: Sequence[PruningConfig],
-    batches: Sequence[Mapping[str, Tensor]] | None,
-    fractions: Mapping[str, float] | None,
+    batches: Sequence[Mapping[str, Tensor]] | None = None,
+    fractions: Mapping[str, float] | None = None,
 ) -> None:
+    """Refuse, with a ``RecipeError``, what would be ignored or missing where ``prune`` acts at once."""
     if not configs:
         raise RecipeError("prune: no PruningConfig given; pass at least one.")
     for index, entry in enumerate(configs):

@@ -9,10 +9,11 @@ from torch import Tensor
 from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
 from hf_shrink.pruning.allocation import removed_in_each
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
-from hf_shrink.pruning.patterns import keep_n_of_m
 from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.scores import scores_of, watched_of
+from hf_shrink.pruning.selection import next_mask
 from hf_shrink.pruning.statistics import Recorder
 from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.sums import FROM_GRADIENTS, GIVEN
@@ -49,6 +50,7 @@ class Pruner:
         configs: PruningConfig | Sequence[PruningConfig],
         total_steps: int,
         fractions: Mapping[str, float] | None = None,
+        lend: Lend = in_memory,
     ) -> None:
         """Check everything and start with nothing removed.
 
@@ -57,11 +59,13 @@ class Pruner:
             configs: one entry or several that do not overlap.
             total_steps: optimizer steps of the whole training.
             fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
+            lend: where the weights of a model on meta come from; masks are then made on the CPU, to be applied elsewhere.
 
         Raises:
             RecipeError: targets or schedules that cannot be meant.
             MismatchError: a model that cannot be pruned.
         """
+        self._lend = lend
         entries = as_tuple(configs)
         masked = {f"pruning.{i}": c for i, c in enumerate(entries) if not c.is_cut_at_once}
         self._windows = {entry: window_of(config, total_steps, entry) for entry, config in masked.items()}
@@ -96,7 +100,7 @@ class Pruner:
             if due and due[0].config.allocation == "global":
                 changed |= self._compete(due, step)
             else:
-                changed |= {group.name: self._next(group, self._scores(group, step), step) for group in due}
+                changed |= {group.name: self._after(group, step) for group in due}
         self._masks.update(changed)
         return bool(changed)
 
@@ -170,23 +174,19 @@ class Pruner:
         stats = {} if self.recorder is None else {item.name: self.recorder.stats(item.name) for item in watched_of(group)}
         return _finite(scores_of(group, stats), group, step)
 
+    def _after(self, group: Group, step: int) -> Tensor:
+        with self._lend(piece.module for piece in group.weights):
+            return self._next(group, self._scores(group, step), step)
+
     def _next(self, group: Group, scores: Tensor, step: int) -> Tensor:
-        mask, config = self._mask(group), group.config
-        if config.threshold is not None:
-            limit = config.threshold
-            if config.threshold_in == "std":
-                limit *= float(group.weights[0].weight.float().std())
-            low = int((scores < limit).logical_or(~mask).count_nonzero())
-            return keep_top(scores.masked_fill(~mask, -torch.inf), min(low, mask.numel() - 1), keep=None)
-        if config.pattern is not None:
-            n, m = config.pattern
-            assert group.sparsity is not None
-            kept = m - round((m - n) * self._windows[group.entry].at(step, group.sparsity) / group.sparsity)
-            return keep_n_of_m(scores, kept, m, keep=mask)
-        return keep_top(scores, self._removed_at(group, step), keep=mask)
+        sparsity = None if group.sparsity is None else self._windows[group.entry].at(step, group.sparsity)
+        return next_mask(group, scores, sparsity, self._mask(group))
 
     def _compete(self, groups: Sequence[Group], step: int) -> dict[str, Tensor]:
-        scores = [self._scores(group, step) for group in groups]
+        scores = []
+        for group in groups:
+            with self._lend(piece.module for piece in group.weights):
+                scores.append(self._scores(group, step))
         masks = [self._mask(group) for group in groups]
         removed = sum(self._removed_at(group, step) for group in groups)
         counts = removed_in_each(scores, masks, removed, [group.multiple for group in groups])
@@ -206,7 +206,7 @@ class Pruner:
     def _mask(self, group: Group) -> Tensor:
         """The mask where the weights are, since a Trainer moves the model after the Pruner was made."""
         device = group.pieces[0].parameter.device
-        if self._masks[group.name].device != device:
+        if self._masks[group.name].device != device and device.type != "meta":
             self._masks[group.name] = self._masks[group.name].to(device)
         return self._masks[group.name]
 

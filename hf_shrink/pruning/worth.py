@@ -11,6 +11,7 @@ from hf_shrink.families import family_of, stacks_of
 from hf_shrink.pruning.calibrate import calibrate
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.criteria import Criterion, Stats, as_criterion
+from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.statistics import Recorder, Watched, key_of
 from hf_shrink.pruning.sums import GIVEN
 from hf_shrink.targets import Projection, oriented, projections
@@ -20,7 +21,11 @@ Dims = Mapping[str, tuple[int, ...]]
 
 
 def layer_scores(
-    model: Any, config: PruningConfig, entry: str, batches: Sequence[Mapping[str, Tensor]] | None = None
+    model: Any,
+    config: PruningConfig,
+    entry: str,
+    batches: Sequence[Mapping[str, Tensor]] | None = None,
+    lend: Lend = in_memory,
 ) -> Tensor:
     """The mean score of a weight in the projections of each layer, float64 ``[layers]``, high = keep.
 
@@ -45,16 +50,16 @@ def layer_scores(
     recorder = Recorder(watched) if criterion.needs else None
     if recorder is not None and recorder.wants_data:
         calibrate(model, recorder, batches or ())
-    values = [[_mean(criterion, layer, recorder, entry) for layer in layers] for layers in stacks]
+    values = [[_mean(criterion, layer, recorder, entry, lend) for layer in layers] for layers in stacks]
     return torch.tensor(values, dtype=torch.float64).sum(dim=0)
 
 
-def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str) -> Tensor:
+def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str, lend: Lend = in_memory) -> Tensor:
     """The sum (or norm) of the scores of all weights at each dimension of the hidden width, float64 ``[hidden]``, high = keep.
 
     Every matrix that reads or writes the hidden width counts, embeddings included, a tied one once; biases and norms leave
     with their dimension but are not scored: a criterion compares weights. What has more than two dimensions, as a convolution,
-    is scored as the matrix ``[hidden, all the rest]``.
+    is scored as the matrix ``[hidden, all the rest]``. What ``lend`` leaves on meta is new, says nothing yet and is not scored.
 
     Raises:
         RecipeError: the criterion scores no weights, or needs data.
@@ -71,12 +76,16 @@ def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str) 
     for name, parameter in model.named_parameters():  # a tied one comes once
         if name not in dims or parameter.dim() < 2:
             continue
-        for dim in dims[name]:
-            matrix = parameter.detach()
-            flat = matrix.T if name in transposed else matrix.flatten(1) if dim == 0 else matrix.movedim(dim, -1).flatten(0, -2)
-            along = 1 if (dim == 0) == (name in transposed) else 0
-            scores = criterion.function(flat, _key(criterion, name)).double()  # type: ignore[misc]
-            totals.append(_finite(scores.sum(dim=1 - along), name, entry))
+        path, _, attribute = name.rpartition(".")
+        module = model.get_submodule(path)
+        with lend([module]):
+            matrix = getattr(module, attribute).detach()
+            for dim in () if matrix.is_meta else dims[name]:
+                flat = matrix.flatten(1) if dim == 0 else matrix.movedim(dim, -1).flatten(0, -2)
+                along = 1 if (dim == 0) == (name in transposed) else 0
+                flat = matrix.T if name in transposed else flat
+                scores = criterion.function(flat, _key(criterion, name)).double()  # type: ignore[misc]
+                totals.append(_finite(scores.sum(dim=1 - along), name, entry))
     total = torch.stack(totals).sum(dim=0)
     return total.sqrt() if criterion.combine == "norm" else total
 
@@ -91,13 +100,14 @@ def _criterion(config: PruningConfig, entry: str) -> Criterion:
     return criterion
 
 
-def _mean(criterion: Criterion, layer: Mapping[str, Projection], recorder: Recorder | None, entry: str) -> float:
+def _mean(criterion: Criterion, layer: Mapping[str, Projection], recorder: Recorder | None, entry: str, lend: Lend) -> float:
     total, count = 0.0, 0
     for name, module in layer.items():
         stats = {} if recorder is None else recorder.stats(name)
-        scores = criterion.function(oriented(module), stats)  # type: ignore[misc]
-        total += float(_finite(scores.double().sum(), name, entry))
-        count += scores.numel()
+        with lend([module]):
+            scores = criterion.function(oriented(module), stats)  # type: ignore[misc]
+            total += float(_finite(scores.double().sum(), name, entry))
+            count += scores.numel()
     return (total / count) ** 0.5 if criterion.combine == "norm" else total / count
 
 

@@ -1,6 +1,7 @@
 """Pictures of results; the one file that needs matplotlib (the extra ``plots``)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,32 +49,57 @@ def plot_sensitivity(result: Sensitivity, folder: str | Path, *, name: str = "se
         ResourceError: matplotlib is not installed, or the folder cannot be written.
         RecipeError: there is nothing to draw.
     """
+    panels = _panels(result)
+    if not panels:
+        raise RecipeError("plots: the sensitivity has no points to draw; measure one mask or more.")
+    draws: list[Callable[[Axes], None]] = [partial(_draw, title=t, lines=found, result=result) for t, found in panels.items()]
+    return _write(draws, Path(folder), name, columns=3, size=(4.6, 3.6))
+
+
+def plot_histograms(
+    layers: Mapping[str, tuple[float, float, Sequence[int]]], folder: str | Path, *, name: str = "weights"
+) -> tuple[Path, ...]:
+    """How the weights of each layer are spread, as ``NAME.png`` and ``NAME.svg``; a logarithmic axis of counts.
+
+    Args:
+        layers: name -> mean, width of a bin, and the counts of bins around the mean; one or more.
+        folder: made where it is missing.
+        name: of the files, without an ending.
+
+    Raises:
+        ResourceError: matplotlib is not installed, or the folder cannot be written.
+    """
+    draws: list[Callable[[Axes], None]] = [partial(_draw_histogram, title=title, bins=bins) for title, bins in layers.items()]
+    return _write(draws, Path(folder), name, columns=4, size=(3.2, 2.2))
+
+
+def _write(
+    draws: "Sequence[Callable[[Axes], None]]", folder: Path, name: str, *, columns: int, size: tuple[float, float]
+) -> tuple[Path, ...]:
+    """One panel for each of ``draws``."""
     try:
         from matplotlib import rc_context, rcdefaults, rcParams
         from matplotlib.figure import Figure
     except ImportError:
         raise ResourceError("plots: matplotlib is not installed. Try: pip install 'hf-shrink[plots]'") from None
-    panels = _panels(result)
-    if not panels:
-        raise RecipeError("plots: the sensitivity has no points to draw; measure one mask or more.")
-    paths = tuple(Path(folder) / f"{name}.{ending}" for ending in ("png", "svg"))
+    paths = tuple(folder / f"{name}.{ending}" for ending in ("png", "svg"))
     with rc_context():
         rcdefaults()  # a user's own settings would give other bytes
         rcParams.update(_STYLE)
-        rows = -(-len(panels) // 3)
-        columns = min(len(panels), 3)
-        figure = Figure(figsize=(4.6 * columns, 3.6 * rows), layout="constrained")
-        for axes, (title, lines) in zip(figure.subplots(rows, columns, squeeze=False).flat, panels.items(), strict=False):
-            _draw(axes, title, lines, result)
-        for axes in figure.axes[len(panels) :]:
+        rows = -(-len(draws) // columns)
+        columns = min(len(draws), columns)
+        figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+        for axes, draw in zip(figure.subplots(rows, columns, squeeze=False).flat, draws, strict=False):
+            draw(axes)
+        for axes in figure.axes[len(draws) :]:
             axes.set_axis_off()
         try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             for path in paths:
                 dated: dict[str, Any] = {"Date": None} if path.suffix == ".svg" else {"Software": None}
                 figure.savefig(path, dpi=144, transparent=True, metadata=dated)
         except OSError as error:
-            raise ResourceError(f"plots: {Path(folder).name!r} cannot be written: {error.strerror}; choose another.") from None
+            raise ResourceError(f"plots: {folder.name!r} cannot be written: {error.strerror}; choose another.") from None
     return paths
 
 
@@ -96,6 +122,16 @@ def _panels(result: Sensitivity) -> dict[str, list[tuple[str, Sequence[Point]]]]
         label = "all layers" if first.layer is None else f"layer {first.layer}"
         found.setdefault(f"{first.structure}\n{part}", []).append((label, points))
     return found
+
+
+def _draw_histogram(axes: "Axes", title: str, bins: tuple[float, float, Sequence[int]]) -> None:
+    mean, width, counts = bins
+    edges = [mean + width * (index - len(counts) / 2) for index in range(len(counts) + 1)]
+    axes.stairs(counts, edges, fill=True, color=COLOURS[0])
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_title(title, fontsize=6)
+    axes.set_ylabel("weights", fontsize=7)
+    axes.tick_params(labelsize=6)
 
 
 def _draw(axes: "Axes", title: str, lines: Sequence[tuple[str, Sequence[Point]]], result: Sensitivity) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_shrink.quantization import bitsandbytes
@@ -23,16 +24,18 @@ class Backend:
         unfit: why a layer is kept as it is, or None where the kernels take it.
         store: ``(model, config, quantized=names, kept=names)`` -> a quantised copy that plain transformers can save and load.
         stored: ``(name, layer, config)`` -> the tensors a quantised layer's weight becomes in the file.
+        restored: a quantised layer -> its weight as floats, ``[out_features, in_features]``.
     """
 
     bits: tuple[int, ...]
     unfit: Callable[[Projection, QuantizationConfig], str | None]
     store: Callable[..., PreTrainedModel]
     stored: Callable[[str, Projection, QuantizationConfig], Tensors]
+    restored: Callable[[nn.Module], Tensor]
 
 
 BACKENDS: Mapping[str, Backend] = {
-    "bitsandbytes": Backend((4, 8), bitsandbytes.unfit, bitsandbytes.store, bitsandbytes.stored),
+    "bitsandbytes": Backend((4, 8), bitsandbytes.unfit, bitsandbytes.store, bitsandbytes.stored, bitsandbytes.restored),
 }
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.quantizers.quantizers_utils import should_convert_module
 
@@ -67,8 +68,8 @@ def store(
         IntegrityError: other layers than ``quantized`` were converted.
         NonFiniteError: weights too large for 8 bits, which go through float16.
     """
-    _library()
-    quantizer = AutoHfQuantizer.from_config(to_hf_config(config, _skip_names(model, quantized, kept)), pre_quantized=False)
+    library()
+    quantizer = AutoHfQuantizer.from_config(to_hf_config(config, skip_names(model, quantized, kept)), pre_quantized=False)
     _check_machine(quantizer)
     weights = {name: model.get_parameter(f"{name}.weight") for name in quantized}
     # deepcopy takes what stands in memo for already copied: the large weights are lent to the copy until they are replaced.
@@ -137,6 +138,41 @@ def stored(name: str, layer: Projection, config: QuantizationConfig) -> dict[str
     return tensors
 
 
+def restored(layer: Any) -> torch.Tensor:
+    """The weight that a quantised layer multiplies by, ``[out_features, in_features]``, as floats."""
+    bnb, weight = library(), layer.weight
+    if isinstance(layer, bnb.nn.Linear4bit):
+        back: torch.Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+        return back
+    scales = layer.state.SCB if weight.SCB is None else weight.SCB  # the first forward pass moves them
+    return torch.as_tensor(bnb.functional.int8_vectorwise_dequant(weight.data, scales))
+
+
+@torch.no_grad()
+def dequantize_in_place(model: Any, dtype: torch.dtype) -> None:
+    """Plain layers of the kind that they were before: GPT-2's take the transposed weight. ``dtype``: of every weight."""
+    bnb = library()
+    for name, layer in list(model.named_modules()):
+        if not isinstance(layer, bnb.nn.Linear8bitLt | bnb.nn.Linear4bit):
+            continue
+        weight, kind = restored(layer).to(dtype), getattr(layer, "source_cls", nn.Linear)
+        with torch.device("meta"):
+            plain: Any = (
+                Conv1D(layer.out_features, layer.in_features)  # type: ignore[no-untyped-call]
+                if issubclass(kind, Conv1D)
+                else nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+            )
+        plain.weight = nn.Parameter(weight.T.contiguous() if issubclass(kind, Conv1D) else weight)
+        if layer.bias is not None:
+            plain.bias = nn.Parameter(layer.bias.detach().to(dtype))
+        plain.train(model.training)
+        model.set_submodule(name, plain)
+    cast_in_place(model, dtype)
+    for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
+        if hasattr(model, flag):
+            setattr(model, flag, False)
+
+
 def _fill(model: PreTrainedModel, name: str, value: torch.Tensor, bias: nn.Parameter | None, quantizer: Any) -> None:
     layer: Any = model.get_submodule(name)
     made: Mapping[str, nn.Parameter] = quantizer.get_quantize_ops().convert({f"{name}.weight": value}, model=model)
@@ -150,7 +186,7 @@ def _fill(model: PreTrainedModel, name: str, value: torch.Tensor, bias: nn.Param
         )
 
 
-def _skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[str]) -> list[str]:
+def skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[str]) -> list[str]:
     """Names for ``llm_int8_skip_modules`` that cover every kept layer and no other, with and without a head on top.
 
     transformers skips what starts or ends with such a name, so a path inside the base model serves both. Where a name would
@@ -166,7 +202,7 @@ def _skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence
 
 
 def _check_converted(model: PreTrainedModel, quantized: Sequence[str]) -> None:
-    bnb = _library()
+    bnb = library()
     converted = {n for n, m in model.named_modules() if isinstance(m, bnb.nn.Linear8bitLt | bnb.nn.Linear4bit)}
     if converted != set(quantized):
         wrong = sorted(converted ^ set(quantized))
@@ -182,7 +218,8 @@ def _check_machine(quantizer: Any) -> None:
         raise ResourceError(f"quantization: {first_line(error)}") from error
 
 
-def _library() -> Any:
+def library() -> Any:
+    """bitsandbytes itself, which from now on says each of its warnings once; a ResourceError where it is missing."""
     try:
         import bitsandbytes
     except ImportError as error:

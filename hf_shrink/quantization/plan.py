@@ -1,13 +1,14 @@
 """Which layers are quantised, and why the others are not: decided before any weight is touched, also without weights."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.quantization.backend import backend_for
@@ -28,10 +29,15 @@ class Plan:
     kept: Mapping[str, str]
 
 
-def keep_plan(model: PreTrainedModel, config: QuantizationConfig) -> Plan:
+def keep_plan(model: PreTrainedModel, config: QuantizationConfig, new: Collection[str] = ()) -> Plan:
     """Sort every projection of ``model`` (on any device, also meta) into quantised and kept.
 
     The answer depends on the model and the config alone, never on the machine: an artefact made elsewhere is the same.
+
+    Args:
+        model: of any family.
+        config: how many bits; 16 keeps and quantises nothing.
+        new: projections that no file holds weights for, where ``model`` is being loaded.
 
     Raises:
         RecipeError: a pattern of ``skip_modules`` names nothing, or nothing is left to quantise.
@@ -40,6 +46,7 @@ def keep_plan(model: PreTrainedModel, config: QuantizationConfig) -> Plan:
         return Plan((), {})
     layers = projections(model)
     asked = select(layers, config.skip_modules, (), "quantization.skip_modules") if config.skip_modules else {}
+    precise = list(model._keep_in_fp32_modules or ())
     tied, outputs = _shared(model), set(get_keys_to_not_convert(model))
     unfit = backend_for(config.bits).unfit
     kept: dict[str, str] = {}
@@ -48,6 +55,8 @@ def keep_plan(model: PreTrainedModel, config: QuantizationConfig) -> Plan:
             ("named in skip_modules" if name in asked else None)
             or (f"tied to {tied[name]}" if name in tied else None)
             or _role(name, model, outputs)
+            or ("kept in float32 by its class" if not should_convert_module(name, precise) else None)
+            or ("newly initialised" if name in new else None)
             or ("a kind of Linear of its own" if type(layer) is not nn.Linear and not isinstance(layer, Conv1D) else None)
             or unfit(layer, config)
         )

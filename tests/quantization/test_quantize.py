@@ -248,3 +248,27 @@ def test_every_number_of_bits_has_one_backend():
     served = [bits for backend in BACKENDS.values() for bits in backend.bits]
     allowed = QuantizationConfig.model_fields["bits"].annotation.__args__
     assert sorted([*served, 16]) == sorted(allowed)
+
+
+@pytest.mark.parametrize("name", ["int8", "nf4"])
+def test_a_failure_half_way_leaves_the_original_untouched(name, monkeypatch: pytest.MonkeyPatch):
+    """The large weights are lent to the copy while it is made: an error then must not leave them, or half of them, changed."""
+    import hf_shrink.quantization.bitsandbytes as backend
+
+    model, real, calls = wide("gpt2"), backend._fill, []
+    before, modules = copy.deepcopy(model.state_dict()), [type(module) for module in model.modules()]
+
+    def fails(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 4:
+            raise MemoryError
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(backend, "_fill", fails)
+    with pytest.raises(MemoryError):
+        quantize(model, CONFIGS[name])
+    assert [type(module) for module in model.modules()] == modules
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert getattr(model.config, "quantization_config", None) is None
+    monkeypatch.undo()
+    quantize(model, CONFIGS[name])

@@ -1,0 +1,131 @@
+"""What quantising did to each layer's weights: how they were spread, how far the stored ones are off, and the bytes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hf_shrink.quantization.backend import backend_for
+from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.targets import oriented, projections
+
+SIGMAS = 6
+"""Weights further than this many standard deviations from the mean are outliers."""
+BINS = 48
+"""Of the histogram, from minus to plus ``SIGMAS`` deviations around the mean."""
+
+
+@dataclass(frozen=True)
+class LayerFidelity:
+    """One projection.
+
+    Attributes:
+        name: in the model.
+        scheme: how its weight is stored.
+        mean, deviation: of the float weights.
+        outliers: how many are further than ``SIGMAS`` deviations from the mean.
+        mse: mean squared difference of the stored weights, put back into floats, from the float weights.
+        sqnr: 10 log10(sum of w squared / sum of the squared differences), in dB; None where nothing differs.
+        bytes: of the weight before and after, with scales.
+        histogram: weights in each of ``BINS`` bins of one width; outliers are in none.
+    """
+
+    name: str
+    scheme: str
+    mean: float
+    deviation: float
+    outliers: int
+    mse: float
+    sqnr: float | None
+    bytes: tuple[int, int]
+    histogram: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """All projections of a model, in its order."""
+
+    layers: tuple[LayerFidelity, ...]
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """Plain data, for ``--json``."""
+        return [asdict(layer) for layer in self.layers]
+
+    def rich(self) -> Table:
+        """A table for the terminal."""
+        table = Table("layer", "scheme", "mean", "deviation", f"beyond {SIGMAS} sigma", "MSE", "SQNR (dB)", "bytes")
+        for layer in self.layers:
+            sqnr = "exact" if layer.sqnr is None else f"{layer.sqnr:.1f}"
+            numbers = (f"{layer.mean:.2e}", f"{layer.deviation:.2e}", f"{layer.outliers:,}", f"{layer.mse:.2e}", sqnr)
+            table.add_row(layer.name, layer.scheme, *numbers, f"{layer.bytes[0]:,} -> {layer.bytes[1]:,}")
+        return table
+
+
+def fidelity(model: PreTrainedModel, small: PreTrainedModel, config: QuantizationConfig) -> Fidelity:
+    """Compare each projection of ``model`` with what ``quantize(model, config)`` made of it.
+
+    Args:
+        model: in float.
+        small: the quantised copy.
+        config: what it was made with.
+    """
+    plan = keep_plan(model, config)
+    scheme = _scheme(config)
+    found = []
+    for name, layer in projections(model).items():
+        weight = oriented(layer).detach().float()
+        if name in plan.quantized:
+            backend = backend_for(config.bits)
+            stored = backend.stored(name, layer, config).values()
+            size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in stored)
+            found.append(_layer(name, scheme, weight, backend.restored(small.get_submodule(name)), size, layer.weight))
+        else:
+            kept = projections(small)[name]
+            how = f"{str(kept.weight.dtype).removeprefix('torch.')} ({plan.kept.get(name, 'cast')})"
+            size = kept.weight.numel() * kept.weight.element_size()
+            found.append(_layer(name, how, weight, oriented(kept).detach(), size, layer.weight))
+    return Fidelity(tuple(found))
+
+
+def _scheme(config: QuantizationConfig) -> str:
+    if config.bits == 8:
+        return "uniform int8, a scale a row"
+    scales = "8-bit scales" if config.double_quant else "float32 scales"
+    return f"non-uniform {config.quant_type}, blocks of 64, {scales}"
+
+
+def _layer(name: str, scheme: str, weight: Tensor, stored: Tensor, size: int, as_it_was: Tensor) -> LayerFidelity:
+    mse, sqnr = errors(weight, stored)
+    mean, deviation = float(weight.mean()), float(weight.std(correction=0))
+    far = SIGMAS * deviation
+    counts = torch.histc(weight, BINS, mean - far, mean + far) if deviation else torch.zeros(BINS)
+    return LayerFidelity(
+        name=name,
+        scheme=scheme,
+        mean=mean,
+        deviation=deviation,
+        outliers=int(((weight - mean).abs() > far).count_nonzero()),
+        mse=mse,
+        sqnr=sqnr,
+        bytes=(as_it_was.numel() * as_it_was.element_size(), size),
+        histogram=tuple(int(count) for count in counts),
+    )
+
+
+def errors(weight: Tensor, stored: Tensor) -> tuple[float, float | None]:
+    """``(MSE, SQNR in dB)`` of ``stored`` against ``weight``, in float64; None where nothing differs."""
+    difference = (weight.double() - stored.double()).square()
+    noise = float(difference.sum())
+    signal = float(weight.double().square().sum())
+    return noise / weight.numel(), None if noise == 0 else 10 * math.log10(signal / noise)
+
+
+def histograms(fidelity: Fidelity) -> Mapping[str, tuple[float, float, Sequence[int]]]:
+    """For each layer the mean, the width of a bin, and the counts."""
+    return {each.name: (each.mean, 2 * SIGMAS * each.deviation / BINS, each.histogram) for each in fidelity.layers}
