@@ -114,9 +114,7 @@ def load_for(
         new_head, label_names = False, None
     if new_head:
         _set_labels(config, label_names, kind)
-    # A classifier finds its last real token by it. A language model needs none: its embedding of that token would not learn.
-    if kind.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
-        config.pad_token_id = config.eos_token_id
+    _set_padding(config, kind)
     auto: Any = getattr(transformers, kind.auto_class)
     with _explained(name, revision), quiet_loading():
         model, info = auto.from_pretrained(
@@ -174,6 +172,15 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
     if kernel is not None and "/" in kernel:
         raise SecurityError(f"config of {shown(reference)}: attention {kernel!r} is code from the Hub. Remove the key.")
     return config
+
+
+def _set_padding(config: PreTrainedConfig, task: Task) -> None:
+    """A classifier finds the last real token by it. To a language model the end of a text is a token like others: as the
+    padding token its embedding would get no gradient, and batches say by their mask what is padding."""
+    if not task.new_head and config.pad_token_id is not None and config.pad_token_id == config.eos_token_id:
+        config.pad_token_id = None
+    if task.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
+        config.pad_token_id = config.eos_token_id
 
 
 def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None, task: Task) -> None:
