@@ -15,7 +15,8 @@ from tests.tiny import VOCABULARY, tiny_lm_tokenizer
 
 END = 3
 SAID = "{% generation %}{{ m.content }}{% endgeneration %}"
-TEMPLATE = f"{{% for m in messages %}}{{% if m.role == 'assistant' %}}{SAID}{{% else %}}{{{{ m.content }}}}{{% endif %}} {{% endfor %}}"
+OTHER = "{% else %}{{ m.content }}{% endif %} {% endfor %}"
+TEMPLATE = "{% for m in messages %}{% if m.role == 'assistant' %}" + SAID + OTHER
 CHAT = [{"role": "user", "content": "the house"}, {"role": "assistant", "content": "a red tree"}]
 
 
