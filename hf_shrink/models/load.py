@@ -184,8 +184,9 @@ def _set_padding(config: PreTrainedConfig, task: Task) -> None:
 
 
 def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None, task: Task) -> None:
-    if label_names is None or len(label_names) < 2 or len(set(label_names)) < len(label_names):
-        raise RecipeError(f"label_names: a new head needs two or more different names, got {label_names!r}.")
+    least = 1 if task.problem_type == "regression" else 2
+    if label_names is None or len(label_names) < least or len(set(label_names)) < len(label_names):
+        raise RecipeError(f"label_names: a new head needs {least} or more different names, got {label_names!r}.")
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: i for i, name in enumerate(label_names)}
     config.problem_type = task.problem_type  # a checkpoint may say regression or several labels at once
@@ -202,7 +203,7 @@ def _turn_head(model: PreTrainedModel, order: list[int]) -> None:
 
 def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]) -> None:
     own = labels_of(model)
-    if set(own) != set(label_names):
+    if set(own) != set(label_names) and not len(own) == len(label_names) == 1:  # one number needs no name
         raise MismatchError(
             f"{where} has {len(own)} labels {few(own)}; the data has {len(label_names)}: {few(label_names)}.\n"
             "Fine-tune it on these labels first, or set id2label in its config."
