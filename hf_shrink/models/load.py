@@ -177,7 +177,8 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
 def _set_padding(config: PreTrainedConfig, task: Task) -> None:
     """A classifier finds the last real token by it. To a language model the end of a text is a token like others: as the
     padding token its embedding would get no gradient, and batches say by their mask what is padding."""
-    if not task.new_head and config.pad_token_id is not None and config.pad_token_id == config.eos_token_id:
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if not task.new_head and config.pad_token_id in ends:
         config.pad_token_id = None
     if task.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
         config.pad_token_id = config.eos_token_id
