@@ -50,7 +50,7 @@ def test_batches_of_sentences_are_padded_with_what_never_counts(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "test", "says"),
     [
-        ([sentence("the house", ["O"])], None, "row 0: 1 tags for 2 words"),
+        ([sentence("the house", ["O", "X"]), sentence("a tree", ["O"])], None, "row 1: 1 tags for 2 words"),
         ([sentence("the house", ["O", "X"])], [sentence("a", ["Y"])], "row 0: label 'Y' is none of the 2 classes: 'O', 'X'"),
         ([sentence("the house", ["O", "X"])], [sentence("a", [2])], "row 0: label 2 is none of the 2 classes"),
         ([{"tokens": "the house", "tags": ["O"]}], None, "tokens hold 'the house', not a list of words"),
