@@ -1,23 +1,21 @@
-"""What a saved classifier says of labelled data, its classes matched by name: by index a perfect model may score nothing."""
+"""What a saved model says of labelled data, its classes matched by name: by index a perfect model may score nothing."""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
-from hf_shrink.measurement.predict import predict
-from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.measurement.answers import Answers
+from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import config_of
 
 _PLAIN = re.compile(r"LABEL_\d+")
 
 
-def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: Any, *, batch_size: int) -> Predictions | None:
+def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: Any, *, batch_size: int) -> Answers | None:
     """The model's answers in the order of ``label_names``, or None where its own order is that already.
 
     Args:
@@ -43,5 +41,4 @@ def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: A
     model, missing = load(folder)
     if missing:
         return None  # the measurement refuses such a model
-    order = np.array([own.index(name) for name in label_names])
-    return Predictions.from_logits(predict(model, dataset, tokenizer, batch_size=batch_size)[:, order], dataset["labels"])
+    return judge(model, dataset, tokenizer, batch_size=batch_size, order=[own.index(name) for name in label_names])

@@ -41,6 +41,26 @@ TASKS: Mapping[str, Task] = {
         data_keys=frozenset({"text_column", "text_pair_column", "label_column"}),
         floor=True,
     ),
+    "multi-label-classification": Task(
+        "AutoModelForSequenceClassification",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        "text-classification",
+        problem_type="multi_label_classification",
+        data_keys=frozenset({"text_column", "text_pair_column", "label_column"}),
+    ),
+    "text-regression": Task(
+        "AutoModelForSequenceClassification",
+        "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+        "text-classification",
+        problem_type="regression",
+        data_keys=frozenset({"text_column", "text_pair_column", "label_column"}),
+    ),
+    "token-classification": Task(
+        "AutoModelForTokenClassification",
+        "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+        "token-classification",
+        data_keys=frozenset({"tokens_column", "tags_column"}),
+    ),
     "causal-lm": Task(
         "AutoModelForCausalLM",
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",

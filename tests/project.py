@@ -2,7 +2,16 @@
 
 from pathlib import Path
 
-from tests.tiny import COLOURS, VOCABULARY, colour_texts, tiny_classifier, tiny_tokenizer
+from hf_shrink import Recipe
+from tests.tiny import (
+    COLOURS,
+    VOCABULARY,
+    colour_texts,
+    tiny_causal_lm,
+    tiny_classifier,
+    tiny_lm_tokenizer,
+    tiny_tokenizer,
+)
 
 UNUSED = 12
 """Words of the base model that no text has, for recipes that cut the vocabulary."""
@@ -19,6 +28,31 @@ def make_project(folder: Path, *, layers: int = 6) -> Path:
         named = data.remove_columns("label").add_column("label", [COLOURS[i] for i in data["label"]])
         named.to_csv(folder / "data" / f"{split}.csv")
     return folder
+
+
+def make_lm_project(folder: Path, family: str = "llama", *, layers: int = 3) -> Path:
+    """``folder`` with ``base/``, a language model without a padding token, and ``data/{train,validation,test}/N.txt``."""
+    tiny_causal_lm(family, layers=layers, hidden=64, ffn=128, pad_token_id=None).save_pretrained(folder / "base")
+    tiny_lm_tokenizer().save_pretrained(folder / "base")
+    for seed, (split, rows) in enumerate({"train": 40, "validation": 8, "test": 16}.items()):
+        (folder / "data" / split).mkdir(parents=True)
+        for i, text in enumerate(colour_texts(rows, seed=seed)["text"]):
+            (folder / "data" / split / f"{i}.txt").write_text(text)
+    return folder
+
+
+def project_for(recipe: Recipe, folder: Path) -> Path:
+    """The tiny project that a shipped recipe can run on."""
+    if recipe.task == "causal-lm":
+        return make_lm_project(folder, layers=16)
+    return make_project(folder)
+
+
+def overrides_for(recipe: Recipe, project: Path) -> list[str]:
+    """``tiny_overrides`` for a shipped recipe: what it does not have stays away."""
+    words = tiny_overrides(project, gradual=bool(recipe.pruning) and recipe.pruning[0].when == "during")
+    trained = recipe.teacher is not None and recipe.teacher.training is not None
+    return [word for word in words if trained or not word.startswith("teacher.training=")]
 
 
 def tiny_overrides(project: Path, *, memory: bool = False, gradual: bool = True) -> list[str]:

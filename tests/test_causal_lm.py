@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from hf_shrink import Recipe, run
 from hf_shrink.errors import MismatchError, RecipeError
-from hf_shrink.judging import compare_models, measure_model
+from hf_shrink.judging import measure_model
+from hf_shrink.measurement.subjects import load
 from hf_shrink.plan import make_plan
 from hf_shrink.sensitivity import measure_sensitivity
-from tests.tiny import colour_texts, tiny_causal_lm, tiny_lm_tokenizer
+from tests.project import make_lm_project
 
 TRAINING = "{max_steps: 4, per_device_train_batch_size: 4, learning_rate: 1.0e-2, use_cpu: true}"
 RECIPE = f"""
@@ -33,21 +34,10 @@ measurement: {{batch_sizes: [1, 2], length: 16, runs: 3, bootstrap: 100, threads
 """
 
 
-def project(folder: Path, family: str) -> Path:
-    """``base/`` without a padding token anywhere, and ``data/{train,validation,test}/N.txt``, a text a file."""
-    tiny_causal_lm(family, layers=3, hidden=64, ffn=128, pad_token_id=None).save_pretrained(folder / "base")
-    tiny_lm_tokenizer().save_pretrained(folder / "base")
-    for seed, (split, rows) in enumerate({"train": 40, "validation": 8, "test": 16}.items()):
-        (folder / "data" / split).mkdir(parents=True)
-        for i, text in enumerate(colour_texts(rows, seed=seed)["text"]):
-            (folder / "data" / split / f"{i}.txt").write_text(text)
-    return folder
-
-
 @pytest.fixture(scope="module", params=["gpt2", "llama"])
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with a finished run."""
-    folder = project(tmp_path_factory.mktemp(request.param), request.param)
+    folder = make_lm_project(tmp_path_factory.mktemp(request.param), request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run(Recipe.from_text(RECIPE))
@@ -141,10 +131,10 @@ def test_the_plan_counts_blocks_and_is_right_to_the_parameter(own: Path):
     assert "blocks" in plan["report"].does[0]
 
 
-def test_folders_are_measured_and_compared_by_what_their_config_says_they_are(own: Path):
+def test_folders_are_loaded_and_measured_as_what_their_config_says_they_are(own: Path):
     """Loaded as classifiers, language models get a random head, and the clock times another model."""
-    both = compare_models(["base", "runs/lm/stages/shrunk"])
-    assert {row.name for row in both.rows} >= {"tokens_per_second", "macs"}
+    model, missing = load(Path("base"))
+    assert model.get_output_embeddings() is not None and missing == ()
     measured = measure_model("runs/lm/stages/shrunk", Recipe.from_text(RECIPE))
     row = next(row for row in measured.rows if row.name == "perplexity")
     shrunk = next(s for s in report(own)["stages"] if s["name"] == "shrunk")
@@ -156,6 +146,8 @@ def test_folders_are_measured_and_compared_by_what_their_config_says_they_are(ow
 
 def test_a_teacher_as_it_comes_and_pruning_before_training_by_what_layers_lose(own: Path):
     """The other road: no fine-tuning, calibration batches with labels for every token, sensitivity by likelihood."""
+    if "gpt2" not in own.name:
+        pytest.skip("once is enough")
     words = [
         "teacher={model: runs/lm/stages/teacher}",
         "model=runs/lm/stages/teacher",

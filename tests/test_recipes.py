@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_shrink import Recipe, run
-from tests.project import make_project, tiny_overrides
+from tests.project import overrides_for, project_for
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes").rglob("*.yaml"))
@@ -19,10 +19,9 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_shipped_recipe_runs_two_steps_on_a_tiny_model(path: Path, tmp_path: Path):
     """A key renamed in a room breaks recipes that nobody has run since."""
-    project = make_project(tmp_path / "project")
-    gradual = Recipe.from_yaml(path).pruning[0].when == "during"
-    words = [*tiny_overrides(project, gradual=gradual), f"output_dir={tmp_path / 'run'}"]
-    recipe = Recipe.from_yaml(path, overrides=words)
+    shipped = Recipe.from_yaml(path)
+    project = project_for(shipped, tmp_path / "project")
+    recipe = Recipe.from_yaml(path, overrides=[*overrides_for(shipped, project), f"output_dir={tmp_path / 'run'}"])
     outcome = run(recipe)
     names = [stage["name"] for stage in outcome.report["stages"]]
     last = "shrunk" if any(entry.is_cut_after for entry in recipe.pruning) else "student"

@@ -17,8 +17,14 @@ class DataConfig(Config):
     subset: str | None = Field(None, description="Configuration of the data set on the Hub.")
     revision: str | None = Field(None, description="Commit, tag or branch on the Hub; a commit makes the run repeatable.")
     text_column: str = Field("text", description="Column with the text.")
-    text_pair_column: str | None = Field(None, description="text-classification: column with the second text, for pairs.")
-    label_column: str = Field("label", description="text-classification: column with the label, a class index or its name.")
+    text_pair_column: str | None = Field(None, description="Column with the second text, for pairs (not causal-lm).")
+    label_column: str = Field(
+        "label",
+        description="Column with the label. text-classification: a class index or its name; multi-label-classification: a list "
+        "of them; text-regression: a number.",
+    )
+    tokens_column: str = Field("tokens", description="token-classification: column with lists of words.")
+    tags_column: str = Field("tags", description="token-classification: column with a tag for each word, by name or number.")
     messages_column: str | None = Field(
         None, description="causal-lm: instead of text_column; column with chats, lists of {role, content}."
     )

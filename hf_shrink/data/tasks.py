@@ -4,9 +4,15 @@ from collections.abc import Mapping
 
 from hf_shrink.data.causal_lm import NextTokenFormat
 from hf_shrink.data.format import Format
+from hf_shrink.data.multi_label import LabelSetFormat
 from hf_shrink.data.text_classification import ClassFormat
+from hf_shrink.data.text_regression import NumberFormat
+from hf_shrink.data.token_classification import TagFormat
 
 FORMATS: Mapping[str, type[Format]] = {
     "text-classification": ClassFormat,
+    "multi-label-classification": LabelSetFormat,
+    "text-regression": NumberFormat,
+    "token-classification": TagFormat,
     "causal-lm": NextTokenFormat,
 }

@@ -2,35 +2,42 @@
 
 import tempfile
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
 import numpy as np
 import numpy.typing as npt
 
+from hf_shrink.measurement.entities import entities
+from hf_shrink.measurement.estimates import correlation, midranks
 
-class _ClassMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """A metric over predicted and true class indices."""
+_WHOLE, _FLOAT = datasets.Value("int64"), datasets.Value("float64")
+
+
+class _Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+    """A metric over pairs of what was said and what is true."""
+
+    said: ClassVar[Any] = _WHOLE
+    true: ClassVar[Any] = _WHOLE
 
     def _info(self) -> Any:
-        whole = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=type(self).__doc__ or "",
             citation="",
-            inputs_description="predictions and references: class indices, one a sample.",
-            features=datasets.Features({"predictions": whole, "references": whole}),
+            inputs_description="predictions and references, one pair a sample.",
+            features=datasets.Features({"predictions": type(self).said, "references": type(self).true}),
         )
 
 
-class Accuracy(_ClassMetric):
+class Accuracy(_Metric):
     """Fraction of samples whose predicted class is the true one."""
 
     def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
-class MacroF1(_ClassMetric):
+class MacroF1(_Metric):
     """F1 of each class that occurs in predictions or references, averaged without weights."""
 
     def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
@@ -38,19 +45,80 @@ class MacroF1(_ClassMetric):
         return {"macro_f1": float(macro_f1(predicted, labels, np.ones((1, len(labels))))[0])}
 
 
-class Perplexity(evaluate.Metric):  # type: ignore[misc]
-    """``exp`` of the mean negative log-likelihood of a token; at least 1, and lower is better."""
+class LabelF1(_Metric):
+    """F1 where a sample has any number of labels, given as rows of zeros and ones.
 
-    def _info(self) -> Any:
-        return evaluate.MetricInfo(
-            description=type(self).__doc__ or "",
-            citation="",
-            inputs_description="predictions: summed negative log-likelihood of a block in nats. references: its tokens.",
-            features=datasets.Features({"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}),
-        )
+    ``average="micro"`` counts all labels together; ``"macro"`` takes the mean over the labels that occur at all.
+    """
+
+    said = true = datasets.Sequence(_WHOLE)
+
+    def _compute(
+        self, *, predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]], average: str = "micro"
+    ) -> dict[str, float]:
+        said, true = (np.asarray(rows, dtype=np.float64) for rows in (predictions, references))
+        hits, sizes = (said * true).sum(axis=0), (said.sum(axis=0), true.sum(axis=0))
+        if average == "micro":
+            return {"f1": float(f1(hits.sum(), *(size.sum() for size in sizes)))}
+        there = sizes[0] + sizes[1] > 0
+        return {"f1": float(f1(hits, *sizes)[there].mean()) if there.any() else 0.0}
+
+
+class EntityF1(_Metric):
+    """F1 of whole entities in tagged sentences: the right words and the right kind, by the rules of ``entities``."""
+
+    said = true = datasets.Sequence(datasets.Value("string"))
+
+    def _compute(self, *, predictions: Sequence[Sequence[str]], references: Sequence[Sequence[str]]) -> dict[str, float]:
+        pairs = [(entities(said), entities(true)) for said, true in zip(predictions, references, strict=True)]
+        hits, said, true = (float(sum(map(len, part))) for part in ([s & t for s, t in pairs], *zip(*pairs, strict=True)))
+        return {"entity_f1": float(f1(hits, said, true))}
+
+
+class Perplexity(_Metric):
+    """``exp`` of the mean negative log-likelihood of a token: predictions are sums over blocks in nats, references their
+    numbers of tokens. At least 1, and lower is better."""
+
+    said = _FLOAT
 
     def _compute(self, *, predictions: Sequence[float], references: Sequence[int]) -> dict[str, float]:
         return {"perplexity": float(np.exp(np.sum(predictions) / np.sum(references)))}
+
+
+class Pearson(_Metric):
+    """Pearson's correlation, from -1 to 1; 0 where one side does not vary."""
+
+    said = true = _FLOAT
+
+    def _compute(self, *, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        said, true = np.asarray(predictions), np.asarray(references)
+        return {"pearson": float(correlation(said, true, np.ones((1, len(said))))[0])}
+
+
+class Spearman(_Metric):
+    """Pearson's correlation of ranks, equal values at their mean rank."""
+
+    said = true = _FLOAT
+
+    def _compute(self, *, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        ones = np.ones((1, len(predictions)))
+        said, true = midranks(np.asarray(predictions), ones), midranks(np.asarray(references), ones)
+        return {"spearman": float(correlation(said, true, ones)[0])}
+
+
+class MeanSquaredError(_Metric):
+    """Mean of the squared differences; lower is better."""
+
+    said = true = _FLOAT
+
+    def _compute(self, *, predictions: Sequence[float], references: Sequence[float]) -> dict[str, float]:
+        return {"mse": float(np.mean((np.asarray(predictions) - np.asarray(references)) ** 2))}
+
+
+def f1(hits: Any, said: Any, true: Any) -> npt.NDArray[np.float64]:
+    """``2 * hits / (said + true)``, element by element; 0 where nothing was said and nothing is there."""
+    sizes = np.asarray(said, dtype=np.float64) + true
+    return np.asarray(np.divide(2.0 * np.asarray(hits), sizes, out=np.zeros(sizes.shape), where=sizes > 0))
 
 
 def macro_f1(
@@ -67,9 +135,9 @@ def macro_f1(
     return np.asarray(scores.sum(axis=1) / (sizes > 0).sum(axis=1))
 
 
-def score(metric: type[Any], predicted: npt.NDArray[Any], labels: npt.NDArray[Any]) -> float:
+def score(metric: type[Any], predicted: Any, labels: Any, **options: Any) -> float:
     """The one number of a metric of ``evaluate``, in its own scale."""
     # evaluate makes a folder for every metric; one of our own keeps the user's cache as it was
     with tempfile.TemporaryDirectory() as folder:
-        found = metric(keep_in_memory=True, cache_dir=folder).compute(predictions=predicted, references=labels)
+        found = metric(keep_in_memory=True, cache_dir=folder).compute(predictions=predicted, references=labels, **options)
     return float(next(iter(found.values())))

@@ -1,5 +1,6 @@
 """What a causal language model says of texts: how likely each next token was, and which one it would have said."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -58,7 +59,9 @@ class NextTokens:
         return np.asarray(sums[ends[1:]] - sums[ends[:-1]])
 
 
-def judge_next_tokens(model: Any, dataset: Any, tokenizer: Any = None, *, batch_size: int = 32) -> NextTokens:
+def judge_next_tokens(
+    model: Any, dataset: Any, tokenizer: Any = None, *, batch_size: int = 32, order: Sequence[int] | None = None
+) -> NextTokens:
     """The model's answers on tokenised blocks with ``labels``: position ``t`` says what it makes of label ``t + 1``.
 
     Each block is read by itself; its first token is not predicted. Labels of -100 do not count.
@@ -68,11 +71,13 @@ def judge_next_tokens(model: Any, dataset: Any, tokenizer: Any = None, *, batch_
         dataset: ``input_ids`` and ``labels`` of equal length, the same for every model that is compared.
         tokenizer: not needed: rows are padded behind their end, where no earlier token sees it.
         batch_size: rows at a time, at most; fewer where their logits would take more than about 128 MB.
+        order: tokens are not classes: None.
 
     Raises:
         MismatchError: columns are missing, or labels and model do not fit.
         NonFiniteError: a logit that counts is NaN or infinite.
     """
+    assert order is None, "tokens are known by their ids"
     for column in ("input_ids", "labels"):
         if column not in dataset.column_names:
             raise MismatchError(f"evaluation data: no column {column!r} among {dataset.column_names}; tokenise it first.")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.predict import check_classes, check_labels, predict
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,21 @@ class Predictions:
     def samples(self) -> str:
         """Count and a digest of the labels, e.g. ``1600 examples, labels 1a2b3c4d``: equal only for the same test set."""
         return f"{len(self.labels)} examples, labels {sha256(self.labels.tobytes()).hexdigest()[:8]}"
+
+
+def judge_classes(
+    model: Any, dataset: Any, tokenizer: Any, *, batch_size: int = 32, order: Sequence[int] | None = None
+) -> Predictions:
+    """The model's answers on a tokenised dataset with ``labels``.
+
+    Args:
+        order: class ``i`` of the data is class ``order[i]`` of the model; None where both agree.
+
+    Raises:
+        MismatchError, NonFiniteError: as ``predict``, and where the labels do not fit.
+    """
+    check_labels(dataset)
+    labels = np.asarray(dataset["labels"], dtype=np.int64)
+    check_classes(labels, model.config.num_labels)
+    logits = predict(model, dataset, tokenizer, batch_size=batch_size)
+    return Predictions.from_logits(logits if order is None else logits[:, list(order)], labels)

@@ -8,9 +8,24 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_shrink.measurement.answers import Answers
-from hf_shrink.measurement.metrics import Accuracy, MacroF1, Perplexity, macro_f1, score
+from hf_shrink.measurement.estimates import Estimates, correlation, midranks
+from hf_shrink.measurement.label_sets import LabelSets
+from hf_shrink.measurement.metrics import (
+    Accuracy,
+    EntityF1,
+    LabelF1,
+    MacroF1,
+    MeanSquaredError,
+    Pearson,
+    Perplexity,
+    Spearman,
+    f1,
+    macro_f1,
+    score,
+)
 from hf_shrink.measurement.next_tokens import NextTokens
 from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.measurement.tags import EntityTags, Tags
 
 Weights = npt.NDArray[Any]
 """How often each sample counts, ``[draws, samples]``."""
@@ -18,18 +33,20 @@ Weights = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Score:
-    """One metric.
+    """One metric of one kind of answers.
 
     Attributes:
+        name: of the measurement.
         of: the kind of answers that have it.
         whole: the number over all samples, by the metric that is shipped.
         weighted: the same number for each weighting, ``[draws]``.
         unit: of the number.
         scale: factor from what the functions return to the unit.
-        change: how two models are set against each other: by ``points`` (and what is recovered, where more is better), or by
+        change: how two models are set against each other: by ``points`` (and what is recovered: more is better), or by
             ``ratio``.
     """
 
+    name: str
     of: type
     whole: Callable[[Any], float]
     weighted: Callable[[Any, Weights], npt.NDArray[np.float64]]
@@ -54,18 +71,39 @@ def _share(answers: NextTokens, hits: npt.NDArray[Any], weights: Weights) -> npt
     return np.asarray(weights @ answers.per_block(hits) / (weights @ answers.tokens))
 
 
-SCORES: Mapping[str, Score] = {
-    "accuracy": Score(
+def _entity_f1(answers: EntityTags, weights: Weights) -> npt.NDArray[np.float64]:
+    return f1(*(weights @ answers.counts).T)
+
+
+def _micro_f1(answers: LabelSets, weights: Weights) -> npt.NDArray[np.float64]:
+    return f1(*(weights @ part.sum(axis=1) for part in answers.counts))
+
+
+def _label_macro_f1(answers: LabelSets, weights: Weights) -> npt.NDArray[np.float64]:
+    hits, said, true = (weights @ part for part in answers.counts)
+    there = said + true > 0
+    return np.asarray(f1(hits, said, true).sum(axis=1) / np.maximum(there.sum(axis=1), 1))
+
+
+def _spearman(answers: Estimates, weights: Weights) -> npt.NDArray[np.float64]:
+    return correlation(midranks(answers.predicted, weights), midranks(answers.labels, weights), weights)
+
+
+SCORES: tuple[Score, ...] = (
+    Score(
+        "accuracy",
         Predictions,
         whole=lambda p: score(Accuracy, p.predicted, p.labels),
         weighted=lambda p, weights: np.asarray(weights @ p.correct / len(p.labels)),
     ),
-    "macro_f1": Score(
+    Score(
+        "macro_f1",
         Predictions,
         whole=lambda p: score(MacroF1, p.predicted, p.labels),
         weighted=lambda p, weights: macro_f1(p.predicted, p.labels, weights),
     ),
-    "perplexity": Score(
+    Score(
+        "perplexity",
         NextTokens,
         whole=lambda a: score(Perplexity, a.nll, a.tokens),
         weighted=_perplexity,
@@ -73,12 +111,53 @@ SCORES: Mapping[str, Score] = {
         scale=1.0,
         change="ratio",
     ),
-    "next_token_accuracy": Score(
+    Score(
+        "next_token_accuracy",
         NextTokens,
         whole=lambda a: score(Accuracy, a.best, a.labels),
         weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
     ),
-}
+    Score(
+        "entity_f1",
+        EntityTags,
+        whole=lambda a: score(EntityF1, a.sentences(a.predicted), a.sentences(a.labels)),
+        weighted=_entity_f1,
+    ),
+    Score(
+        "tag_accuracy",
+        Tags,
+        whole=lambda a: score(Accuracy, a.predicted, a.labels),
+        weighted=lambda a, weights: np.asarray(weights @ a.hits / (weights @ a.words)),
+    ),
+    Score(
+        "micro_f1",
+        LabelSets,
+        whole=lambda a: score(LabelF1, a.predicted.astype(int), a.labels.astype(int)),
+        weighted=_micro_f1,
+    ),
+    Score(
+        "macro_f1",
+        LabelSets,
+        whole=lambda a: score(LabelF1, a.predicted.astype(int), a.labels.astype(int), average="macro"),
+        weighted=_label_macro_f1,
+    ),
+    Score(
+        "pearson",
+        Estimates,
+        whole=lambda a: score(Pearson, a.predicted, a.labels),
+        weighted=lambda a, weights: correlation(a.predicted, a.labels, weights),
+    ),
+    Score("spearman", Estimates, whole=lambda a: score(Spearman, a.predicted, a.labels), weighted=_spearman),
+    Score(
+        "mse",
+        Estimates,
+        whole=lambda a: score(MeanSquaredError, a.predicted, a.labels),
+        weighted=lambda a, weights: np.asarray(weights @ (a.predicted - a.labels) ** 2 / weights.sum(axis=1)),
+        unit="label²",
+        scale=1.0,
+        change="ratio",
+    ),
+)
 
 AGREEMENTS: Mapping[str, Agreement] = {
     "next_token_agreement": Agreement(NextTokens, lambda own, base, weights: _share(own, own.best == base.best, weights)),
@@ -87,7 +166,7 @@ AGREEMENTS: Mapping[str, Agreement] = {
 
 def scores_of(answers: Answers) -> dict[str, Score]:
     """Those that this kind of answers has, by name."""
-    return {name: entry for name, entry in SCORES.items() if isinstance(answers, entry.of)}
+    return {entry.name: entry for entry in SCORES if isinstance(answers, entry.of)}
 
 
 def agreements_of(answers: Answers) -> dict[str, Agreement]:

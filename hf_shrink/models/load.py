@@ -114,9 +114,7 @@ def load_for(
         new_head, label_names = False, None
     if new_head:
         _set_labels(config, label_names, kind)
-    # A classifier finds its last real token by it. A language model needs none: its embedding of that token would not learn.
-    if kind.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
-        config.pad_token_id = config.eos_token_id
+    _set_padding(config, kind)
     auto: Any = getattr(transformers, kind.auto_class)
     with _explained(name, revision), quiet_loading():
         model, info = auto.from_pretrained(
@@ -176,9 +174,20 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
     return config
 
 
+def _set_padding(config: PreTrainedConfig, task: Task) -> None:
+    """A classifier finds the last real token by it. To a language model the end of a text is a token like others: as the
+    padding token its embedding would get no gradient, and batches say by their mask what is padding."""
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if not task.new_head and config.pad_token_id in ends:
+        config.pad_token_id = None
+    if task.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
+        config.pad_token_id = config.eos_token_id
+
+
 def _set_labels(config: PreTrainedConfig, label_names: Sequence[str] | None, task: Task) -> None:
-    if label_names is None or len(label_names) < 2 or len(set(label_names)) < len(label_names):
-        raise RecipeError(f"label_names: a new head needs two or more different names, got {label_names!r}.")
+    least = 1 if task.problem_type == "regression" else 2
+    if label_names is None or len(label_names) < least or len(set(label_names)) < len(label_names):
+        raise RecipeError(f"label_names: a new head needs {least} or more different names, got {label_names!r}.")
     config.id2label = dict(enumerate(label_names))
     config.label2id = {name: i for i, name in enumerate(label_names)}
     config.problem_type = task.problem_type  # a checkpoint may say regression or several labels at once
@@ -195,7 +204,7 @@ def _turn_head(model: PreTrainedModel, order: list[int]) -> None:
 
 def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]) -> None:
     own = labels_of(model)
-    if set(own) != set(label_names):
+    if set(own) != set(label_names) and not len(own) == len(label_names) == 1:  # one number needs no name
         raise MismatchError(
             f"{where} has {len(own)} labels {few(own)}; the data has {len(label_names)}: {few(label_names)}.\n"
             "Fine-tune it on these labels first, or set id2label in its config."

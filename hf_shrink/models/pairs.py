@@ -65,6 +65,8 @@ def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, .
             f"teacher: it has {len(teacher)} labels ({few(teacher)}), the student {len(student)} ({few(student)}).\n"
             "Use a teacher of the same classes."
         )
+    if len(student) == 1:  # one number needs no name
+        return None
     for who, names in (("student", student), ("teacher", teacher)):
         if len(set(names)) < len(names):
             raise MismatchError(f"{who}: label names repeat: {few(names)}. Give each class its own name in id2label.")

@@ -1,5 +1,6 @@
 """The model card: a template filled from the report, and nothing that the report does not say."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -153,7 +154,9 @@ def _scores(stages: list[Report]) -> dict[str, Any]:
         }
         for m in judged
     ]
-    return {"scores": scores, "judged": judged[0].parts[0] if judged and judged[0].parts else None}
+    parts = judged[0].parts if judged else ()
+    counts = list(itertools.takewhile(lambda part: not part.startswith("labels "), parts))
+    return {"scores": scores, "judged": ", ".join(counts) or None}
 
 
 def _fenced(text: str, language: str) -> Markup:

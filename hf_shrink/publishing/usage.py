@@ -5,6 +5,7 @@ import json
 from hf_shrink.tasks import TASKS
 
 _CALLS = {
+    "token-classification": 'print(model("Put a text here.", aggregation_strategy="simple"))',
     "text-generation": 'print(model("Put the beginning of a text here.", max_new_tokens=40)[0]["generated_text"])',
 }
 

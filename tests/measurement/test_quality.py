@@ -6,8 +6,8 @@ import torch
 
 from hf_shrink.errors import MismatchError, NonFiniteError
 from hf_shrink.measurement.config import MeasurementConfig
-from hf_shrink.measurement.predict import judge_classes, predict
-from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.measurement.predict import predict
+from hf_shrink.measurement.predictions import Predictions, judge_classes
 from hf_shrink.measurement.quality import quality
 from hf_shrink.measurement.subjects import Bench, Subject
 from tests.tiny import colour_tokens, tiny_classifier, tiny_tokenizer

@@ -251,3 +251,22 @@ def test_a_head_that_knows_the_classes_in_another_order_is_turned(family: str, t
         expected, found = model(ids).logits.flip(-1), turned(ids).logits
     assert turned.config.id2label == dict(enumerate(COLOURS))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_language_model_keeps_its_own_head_and_learns_the_end_of_a_text(tmp_path: Path, family: str):
+    """Padding with the end-of-text token makes it the one token whose embedding gets no gradient."""
+    model = tiny_causal_lm(family, pad_token_id=3, tie_word_embeddings=False)
+    model.save_pretrained(tmp_path)
+    again = load_for("causal-lm", str(tmp_path), new_head=True, label_names=())
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
+    ids = torch.tensor([[5, 3, 6]])
+    again(input_ids=ids, labels=ids).loss.backward()
+    assert again.get_input_embeddings().weight.grad[3].abs().sum() > 0
+
+
+def test_a_checkpoint_without_the_head_of_a_language_model_is_refused(tmp_path: Path):
+    """A random head that is not announced as new would be fine-tuned as if it knew something."""
+    tiny_causal_lm("llama", tie_word_embeddings=False).base_model.save_pretrained(tmp_path)
+    with pytest.raises(MismatchError, match="lm_head"):
+        load_for("causal-lm", str(tmp_path), new_head=True, label_names=())
