@@ -1,4 +1,4 @@
-"""An ONNX graph in the place of a transformers model: in ``pipeline``, in ``generate``, at the clock. Plain ONNX Runtime under it.
+"""An ONNX graph in the place of a transformers model: in ``pipeline``, in ``generate``, at the clock.
 
 Together with the quantiser the only file that imports onnxruntime, and only when a graph is opened.
 """
@@ -18,7 +18,7 @@ from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError
 from hf_shrink.lines import first_line
@@ -60,7 +60,7 @@ class OnnxModel(nn.Module, GenerationMixin):
         self._outputs = [each.name for each in self._session.get_outputs()]
         self._layers = sum(name.startswith(_PAST) and name.endswith(".key") for name in self._inputs)
         if self.can_generate():
-            self.generation_config = generation_config or GenerationConfig.from_model_config(config)  # type: ignore[no-untyped-call]
+            self.generation_config = generation_config or GenerationConfig.from_model_config(config)
 
     @classmethod
     def from_pretrained(cls, reference: str | Path, *, file: str = INT8, revision: str | None = None) -> Self:
@@ -92,19 +92,29 @@ class OnnxModel(nn.Module, GenerationMixin):
             ) from error
         assert path is not None
         try:
-            generation = GenerationConfig.from_pretrained(source, revision=revision)
+            generation = GenerationConfig.from_pretrained(source, revision=revision or "main")
         except OSError:
             generation = None
-        return cls(Path(path), config, generation)
+        names = config.architectures or [cls.__name__]
+        named: type[Self] = type(str(names[0]), (cls,), {})  # `pipeline` complains of classes whose names it does not know
+        return named(Path(path), config, generation)
 
     @property
     def precision(self) -> str:
         """How the weights are stored, for the setting of a measurement."""
         return "float32" if self.path.name == FLOAT else "int8"
 
-    def can_generate(self) -> bool:  # type: ignore[override]
+    def can_generate(self) -> bool:
         """Whether the graph has a cache to go on from."""
-        return self._layers > 0
+        return bool(self._layers)
+
+    def is_remote_code(self) -> bool:
+        """Never: a graph holds no code of its own. ``generate`` asks."""
+        return False
+
+    def get_experts_implementation(self) -> dict[str, str]:
+        """None: a graph has one way to compute. ``generate`` asks."""
+        return {}
 
     def to(self, *places: Any, **more: Any) -> Self:
         """Stays on the CPU in the precision it is stored in; anything else is a ``RecipeError``."""
@@ -143,7 +153,9 @@ class OnnxModel(nn.Module, GenerationMixin):
             MismatchError: an input that the graph does not take, or of a shape that it does not take.
         """
         seen = 0 if past_key_values is None else int(past_key_values.get_seq_length())
-        mask = attention_mask if attention_mask is not None else input_ids.new_ones(input_ids.shape[0], seen + input_ids.shape[1])
+        mask = (
+            attention_mask if attention_mask is not None else input_ids.new_ones(input_ids.shape[0], seen + input_ids.shape[1])
+        )
         given: dict[str, Tensor | None] = {
             "input_ids": input_ids,
             "attention_mask": mask,
@@ -190,15 +202,16 @@ class OnnxModel(nn.Module, GenerationMixin):
         cache = DynamicCache() if cache is None else cache
         for i in range(self._layers):
             key, value = (torch.from_numpy(found[f"{_PRESENT}{i}.{part}"]) for part in ("key", "value"))
-            if i < len(cache.layers) and cache.layers[i].is_initialized:
-                cache.layers[i].keys, cache.layers[i].values = key, value
+            layer: Any = cache.layers[i] if i < len(cache.layers) else None
+            if layer is not None and layer.is_initialized:
+                layer.keys, layer.values = key, value
             else:
                 cache.update(key, value, i)
         return cache
 
     def _output(self, found: dict[str, Tensor], cache: DynamicCache | None) -> Any:
         if self._layers:
-            return CausalLMOutputWithPast(logits=found["logits"], past_key_values=cache)  # type: ignore[arg-type]
+            return CausalLMOutputWithPast(logits=found["logits"], past_key_values=cache)
         if "start_logits" in found:
             return QuestionAnsweringModelOutput(**found)  # type: ignore[arg-type]
         return (BaseModelOutput if "last_hidden_state" in found else SequenceClassifierOutput)(**found)  # type: ignore[arg-type]

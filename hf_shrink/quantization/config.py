@@ -12,10 +12,11 @@ _OF_ONNX = {"mode", "calibration_rows", "float_graph"}
 
 
 class QuantizationConfig(Config):
-    """How weights are stored: 8 or 4 bits by bitsandbytes, or just a dtype; for CPU serving 8 bits by ONNX Runtime, beside it."""
+    """How weights are stored: 8 or 4 bits by bitsandbytes, or just a dtype; for CPU serving, 8 bits by ONNX Runtime."""
 
     backend: Literal["bitsandbytes", "onnx"] = Field(
-        "bitsandbytes", description="bitsandbytes: the model itself. onnx: a graph for CPUs in `onnx/`, made from the float model."
+        "bitsandbytes",
+        description="bitsandbytes: the model itself. onnx: a graph for CPUs in `onnx/`, made from the float model.",
     )
     bits: Literal[4, 8, 16] = Field(8, description="8 or 4. 16: every weight in `dtype`, no bitsandbytes. onnx: 8.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(

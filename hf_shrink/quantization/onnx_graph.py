@@ -1,12 +1,13 @@
 """A model of transformers as an ONNX graph in float32, with the inputs and outputs that ONNX Runtime's users expect."""
 
 import copy
-import io
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from hf_shrink.errors import RecipeError, ResourceError
 from hf_shrink.finite import check_finite
 from hf_shrink.lines import first_line
+from hf_shrink.onnx_model import FLOAT
 
 OPSET = 17
 """The first with LayerNormalization; later ones say nothing that these graphs need."""
@@ -99,23 +101,22 @@ def float_graph(model: PreTrainedModel) -> Any:
     check_room(model)
     onnx = _onnx()
     wrapped = _Graph(_plain_copy(model), signature)
-    buffer = io.BytesIO()
     try:
-        with _quiet(), torch.no_grad():
+        with tempfile.TemporaryDirectory(prefix="hf_shrink-onnx-") as folder, _quiet(), torch.no_grad():
+            path = Path(folder) / FLOAT
             torch.onnx.export(
                 wrapped,
                 wrapped.example(),
-                buffer,
+                path,
                 dynamo=False,
                 input_names=[*signature.inputs, *(f"past_key_values.{name}" for name in signature.cache)],
                 output_names=[*signature.outputs, *(f"present.{name}" for name in signature.cache)],
                 dynamic_axes=_axes(signature),
                 opset_version=OPSET,
             )
+            graph = onnx.load(path)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise RecipeError(f"onnx: {type(model).__name__} cannot be exported: {first_line(error)}") from error
-    graph = onnx.load_from_string(buffer.getvalue())
-    del buffer
     _name_after_modules(graph)
     if is_tied(model):
         _share_table(onnx, graph, model)
@@ -131,12 +132,16 @@ def check_room(model: PreTrainedModel) -> None:
 
 def is_tied(model: PreTrainedModel) -> bool:
     """Whether the output layer is the table of word embeddings."""
-    head, words = model.get_output_embeddings(), model.get_input_embeddings()
+    head, words = _head(model), model.get_input_embeddings()
     return head is not None and getattr(head, "weight", None) is getattr(words, "weight", ...)
 
 
+def _head(model: PreTrainedModel) -> Any:
+    return model.get_output_embeddings()  # type: ignore[no-untyped-call]
+
+
 def module_of(node: Any) -> str:
-    """The module that a node came from: ``/bert/encoder/layer.0/output/dense/MatMul`` -> ``bert.encoder.layer.0.output.dense``."""
+    """The module that a node came from: ``/bert/pooler/dense/Gemm`` is of ``bert.pooler.dense``."""
     return str(node.name).strip("/").rpartition("/")[0].replace("/", ".")
 
 
@@ -182,11 +187,12 @@ def _plain_copy(model: PreTrainedModel) -> PreTrainedModel:
     """In float32 on the CPU, in eval mode, with plain attention; weights are shared where they are so already."""
     plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if plain else {}
-    result = copy.deepcopy(model, memo)
+    result: Any = copy.deepcopy(model, memo)
     if not plain:
         result = result.to("cpu").float()
     result.set_attn_implementation("eager")
-    return result.eval()  # type: ignore[no-any-return,no-untyped-call]
+    result.eval()
+    return result  # type: ignore[no-any-return]
 
 
 def _axes(signature: Signature) -> dict[str, dict[int, str]]:
@@ -222,11 +228,9 @@ def _free(name: str, taken: Mapping[str, str]) -> str:
 def _share_table(onnx: Any, graph: Any, model: PreTrainedModel) -> None:
     """Let the output layer read the table of word embeddings, which the exporter stored a second time, transposed."""
     names = {id(module): name for name, module in model.named_modules()}
-    words, head = model.get_input_embeddings(), model.get_output_embeddings()
+    words, head = model.get_input_embeddings(), _head(model)
     table = f"{names[id(words)]}.weight"
-    product = next(
-        (node for node in graph.graph.node if module_of(node) == names[id(head)] and node.op_type == "MatMul"), None
-    )
+    product = next((node for node in graph.graph.node if module_of(node) == names[id(head)] and node.op_type == "MatMul"), None)
     second = next((t for t in graph.graph.initializer if product is not None and t.name == product.input[1]), None)
     if product is None or second is None or second.name == table:
         return
@@ -255,4 +259,3 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-

@@ -1,8 +1,8 @@
 """ONNX Runtime's own quantiser on a float graph: projections and embeddings in 8 bits, the rest as it is.
 
-Weights of projections are signed, one scale for each output, and use 7 of their 8 bits: processors without VNNI add products of
-unsigned and signed bytes in 16 bits and saturate without a word when both use all 8, so only this file is right on every CPU, and
-on SST-2 it lost least (tests/benchmarks/onnx_speed.py). Tables of embeddings are looked up, not multiplied, and use all 8 bits.
+Weights of projections are signed, with one scale an output, and use 7 of their 8 bits: processors without VNNI add products of
+unsigned and signed bytes in 16 bits and saturate without a word where both use all 8, so that this is the fast form that is
+right on every CPU, and on SST-2 none lost less (tests/benchmarks/README.md). Embeddings are looked up and use all 8.
 """
 
 import copy
@@ -25,7 +25,11 @@ Feed = Mapping[str, npt.NDArray[Any]]
 
 
 def int8_graph(
-    graph: Any, quantized: Sequence[str], embeddings: Sequence[str], config: QuantizationConfig, calibration: Iterable[Feed] = ()
+    graph: Any,
+    quantized: Sequence[str],
+    embeddings: Sequence[str],
+    config: QuantizationConfig,
+    calibration: Iterable[Feed] = (),
 ) -> Any:
     """A copy of ``graph`` (an ``onnx.ModelProto``) with int8 weights; ``graph`` stays as it is.
 
@@ -51,7 +55,7 @@ def int8_graph(
 
 
 def _products_only(graph: Any) -> Any:
-    """A copy in which every ``Gemm`` is a product and a sum, as the quantiser would make it, so that both have names we know."""
+    """A copy in which every ``Gemm`` is a product and a sum, as the quantiser would make it, under names that we know."""
     with _explained():
         from onnxruntime.quantization.onnx_model import ONNXModel
 
