@@ -227,11 +227,17 @@ def _array(tensor: Tensor | None) -> npt.NDArray[Any]:
     return np.ascontiguousarray(tensor.detach().cpu().numpy())
 
 
-def _open(path: Path, threads: int) -> Any:
+def runtime() -> Any:
+    """The module ``onnxruntime``; a ``ResourceError`` where it is not installed."""
     try:
         import onnxruntime
     except ImportError as error:
         raise ResourceError(f"onnx: {first_line(error)}. Try: pip install 'hf-shrink[onnx]'") from error
+    return onnxruntime
+
+
+def _open(path: Path, threads: int) -> Any:
+    onnxruntime = runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

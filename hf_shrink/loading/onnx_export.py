@@ -13,15 +13,15 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
-from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
 from hf_shrink.loading.save import fresh_folder
 from hf_shrink.measurement.inputs import longest, random_inputs
 from hf_shrink.measurement.subjects import at_rest
 from hf_shrink.onnx_model import FLOAT, FOLDER, INT8, OnnxModel
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.onnx_graph import Signature, float_graph, is_tied, signature_of
+from hf_shrink.quantization.onnx_graph import Signature, float_graph, signature_of
 from hf_shrink.quantization.onnx_int8 import Feed, int8_graph
+from hf_shrink.quantization.onnx_size import tables_of
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quiet import quiet_loading
@@ -135,12 +135,6 @@ def write_graphs(
         whole.unlink()
     sizes = {path.name: path.stat().st_size for path in sorted((folder / FOLDER).iterdir())}
     return OnnxExport(str(folder), sizes, exact, difference, agreement, len(plan.quantized), dict(plan.kept))
-
-
-def tables_of(model: PreTrainedModel) -> tuple[str, ...]:
-    """Embeddings that become int8: all, but a table that is also the output layer, which stays precise."""
-    tied = model.get_input_embeddings().weight if is_tied(model) else None
-    return tuple(name for name, parameter in embedding_parameters(model).items() if parameter is not tied)
 
 
 def compare_with_torch(graph: OnnxModel, model: PreTrainedModel) -> tuple[float, float, float | None]:
