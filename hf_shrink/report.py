@@ -74,6 +74,7 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         subjects, dataset=tokens.test, tokenizer=prepared.tokenizer, config=recipe.measurement, baseline=baseline
     )
     final: Mapping[str, Any] = work.result("final") or {}
+    graphs: Mapping[str, Any] = work.result(FOLDER) or {}
     trained = sum((work.result(stage) or {}).get("seconds", 0.0) for stage in ("teacher", "student"))
     return {
         "schema_version": 1,
@@ -82,10 +83,10 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         "recipe_sha256": recipe.digest(),
         "baseline": names[baseline],
         "stages": [report.to_stage() for report in reports],
-        "kept_in_high_precision": final["kept"],
+        "kept_in_high_precision": final["kept"] or graphs.get("kept", {}),
         "better": {m.name: known[m.name].better for r in reports for m in r.measurements if known[m.name].hub},
         "remarks": [*remarks(reports, baseline=baseline), *prepared.splits.format.notes(prepared.tokenizer)],
-        **({"onnx": graphs} if (graphs := work.result(FOLDER)) else {}),
+        **({"onnx": dict(graphs)} if graphs else {}),
         "tier": final["tier"],
         "reload": {"max_difference": final["max_difference"]},
         "data": prepared.splits.source,
