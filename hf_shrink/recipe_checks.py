@@ -99,7 +99,8 @@ def _revisions(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def _backends(data: Mapping[str, Any]) -> Iterator[Problem]:
-    entries, seen = data.get("quantization"), {}
+    entries = data.get("quantization")
+    seen: dict[str, int] = {}
     for i, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
         backend = str(entry.get("backend", "bitsandbytes")) if isinstance(entry, Mapping) else None
         if backend in seen:
