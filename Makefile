@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: env quickstart test check faults clean
+.PHONY: env quickstart test check faults browser clean
 
 env: .venv/.installed
 
@@ -26,6 +26,9 @@ check: env
 
 faults: env
 	$(BIN)/python -m pytest -m faults -s tests/faults
+
+browser: env
+	$(BIN)/python -m pytest -m browser -s tests/browser
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

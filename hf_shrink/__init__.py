@@ -10,9 +10,11 @@ if TYPE_CHECKING:
     from hf_shrink.distillation.config import DistillationConfig, LossTerm
     from hf_shrink.errors import ShrinkError
     from hf_shrink.loading.oneshot import prune, quantize
+    from hf_shrink.loading.onnx_export import export_onnx
     from hf_shrink.loading.shrink_config import ShrinkConfig
     from hf_shrink.measurement.compare import compare
     from hf_shrink.measurement.measure import measure
+    from hf_shrink.onnx_model import OnnxModel
     from hf_shrink.pipeline import run
     from hf_shrink.pruning.config import PruningConfig
     from hf_shrink.quantization.config import QuantizationConfig
@@ -25,6 +27,7 @@ __version__ = version("hf-shrink")
 _HOMES = {
     "DistillationConfig": "hf_shrink.distillation.config",
     "LossTerm": "hf_shrink.distillation.config",
+    "OnnxModel": "hf_shrink.onnx_model",
     "PruningConfig": "hf_shrink.pruning.config",
     "QuantizationConfig": "hf_shrink.quantization.config",
     "Recipe": "hf_shrink.recipe",
@@ -32,6 +35,7 @@ _HOMES = {
     "ShrinkError": "hf_shrink.errors",
     "ShrinkTrainer": "hf_shrink.training.trainer",
     "compare": "hf_shrink.measurement.compare",
+    "export_onnx": "hf_shrink.loading.onnx_export",
     "measure": "hf_shrink.measurement.measure",
     "prune": "hf_shrink.loading.oneshot",
     "quantize": "hf_shrink.loading.oneshot",
@@ -41,6 +45,7 @@ _HOMES = {
 __all__ = [
     "DistillationConfig",
     "LossTerm",
+    "OnnxModel",
     "PruningConfig",
     "QuantizationConfig",
     "Recipe",
@@ -48,6 +53,7 @@ __all__ = [
     "ShrinkError",
     "ShrinkTrainer",
     "compare",
+    "export_onnx",
     "measure",
     "prune",
     "quantize",

@@ -4,29 +4,24 @@ torch and transformers are imported inside the commands, so that ``--help`` answ
 """
 
 import contextlib
-import errno
-import functools
 import json
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
-from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
-from hf_shrink.lines import without_home
+from hf_shrink.errors import RecipeError
+from hf_shrink.exits import reported
 
 app = typer.Typer(
     help="Make Transformers models several times smaller while they are fine-tuned, and prove it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-P = ParamSpec("P")
+
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one YAML file is one complete run.")]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
@@ -34,62 +29,12 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
-_RESOURCE_WORDS = ("out of memory", "can't allocate memory", "No space left on device", "file write failed")
-
 
 def main() -> None:
     """The console script."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # every bar of every library, where nobody would see it move
     app(prog_name="hf-shrink")
-
-
-def reported(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what a command raises into a few lines on stderr and an exit code; keep stdout for its result."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _fail("interrupted; run the same command again to go on", 130)
-        except ShrinkError as error:
-            _fail(str(error), error.code)
-        except MemoryError:
-            _fail("out of memory; lower the batch size or free some", ResourceError.code)
-        except OSError as error:
-            name = f"{Path(str(error.filename)).name}: " if error.filename else ""
-            _fail(f"{name}{error.strerror or _first_line(error)}", ResourceError.code if _is_resource(error) else 1)
-        except typer.Exit:
-            raise
-        except Exception as error:
-            if _is_resource(error):  # torch and safetensors have no kind of error for a full memory or disk
-                _fail(f"{_first_line(error)}\nFree memory or disk space and run the same command again.", ResourceError.code)
-            _fail(f"unexpected {type(error).__name__}: {_first_line(error)}", 1, hint=True)
-
-    return run
-
-
-def _is_resource(error: Exception) -> bool:
-    """Whether the machine or the network lacks something, rather than the recipe or this program."""
-    if isinstance(error, OSError):
-        return error.errno in _RESOURCE_ERRNOS or isinstance(error, ConnectionError | TimeoutError)
-    return any(words in str(error) for words in _RESOURCE_WORDS)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-
-
-def _fail(message: str, code: int, *, hint: bool = False) -> None:
-    if os.environ.get("HF_DEBUG"):
-        traceback.print_exc()
-    elif hint:
-        message += "\nSet HF_DEBUG=1 for the traceback."
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(without_home(message))}")
-    raise typer.Exit(code)
 
 
 def _recipe(path: Path, overrides: list[str]) -> Any:
@@ -267,7 +212,7 @@ def sensitivity(
 @app.command()
 @reported
 def export(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a pruned model.")],
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Folder of a model.")],
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; new or empty.")],
     uniform: Annotated[
         bool, typer.Option("--uniform", help="Pad layers of different shapes, so that plain transformers loads it.")
@@ -275,16 +220,29 @@ def export(
     remote_code: Annotated[
         bool, typer.Option("--remote-code", help="Add a file that loads it for users who trust remote code.")
     ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Graphs in int8 for ONNX Runtime and transformers.js.")] = False,
+    mode: Annotated[
+        Literal["dynamic", "static"] | None, typer.Option(help="--onnx: when ranges are found; dynamic while it runs.")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="--mode static: calibrate on the training texts of this recipe.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="--mode static: calibrate on this text file, a sample a line.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a pruned model in another form; the source stays as it is."""
-    if uniform == remote_code:
-        raise RecipeError("export: choose one form: --uniform, or --remote-code.")
+    """Write a model in another form; the source stays as it is."""
+    if uniform + remote_code + onnx != 1:
+        raise RecipeError("export: choose one form: --uniform, --remote-code, or --onnx.")
+    if not onnx and (mode or recipe or texts):
+        raise RecipeError("export: --mode, --recipe and --texts belong to --onnx; leave them out.")
+    parsed = _recipe(recipe, []) if recipe else None
     from hf_shrink.loading.export import export_uniform
-    from hf_shrink.shortcut import export_with_code
+    from hf_shrink.shortcut import export_for_onnx, export_with_code
 
     with contextlib.redirect_stdout(sys.stderr):
-        result: Any = export_uniform(source, folder) if uniform else export_with_code(source, folder)
+        result: Any
+        if onnx:
+            result = export_for_onnx(source, folder, mode or "dynamic", recipe=parsed, texts=texts)
+        else:
+            result = export_uniform(source, folder) if uniform else export_with_code(source, folder)
     _show(result, as_json)
 
 

@@ -56,8 +56,8 @@ def problems(error: ValidationError, config: type[BaseModel]) -> list[tuple[KeyP
 def _path(details: ErrorDetails, config: type[BaseModel]) -> KeyPath:
     """The error's location without the type names that pydantic puts in for unions."""
     path: KeyPath = ()
-    for part in details["loc"]:
-        last = len(path) + 1 == len(details["loc"]) and details["type"] == "extra_forbidden"
+    for i, part in enumerate(details["loc"], start=1):
+        last = i == len(details["loc"]) and details["type"] == "extra_forbidden"
         if isinstance(part, int) or last or part in _fields_at(config, path):
             path = (*path, part)
     return path

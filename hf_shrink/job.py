@@ -70,14 +70,14 @@ def fractions_of(fractions: Mapping[str, float], model: Any, entries: Sequence[P
     return {name: fractions[name] for name in names} or None
 
 
-def calibration_batches(job: Job) -> list[dict[str, Tensor]]:
-    """The first training rows in batches, for what is decided before training."""
-    rows, pad = job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer)
-    most = max(1, CALIBRATION_TOKENS // max(map(len, rows[:CALIBRATION_ROWS]["input_ids"])))
-    count = min(CALIBRATION_ROWS, most, len(rows))
+def calibration_batches(job: Job, rows: int = CALIBRATION_ROWS) -> list[dict[str, Tensor]]:
+    """The first training rows in batches, at most ``rows`` of them."""
+    data, pad = job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer)
+    most = max(1, CALIBRATION_TOKENS // max(map(len, data[:CALIBRATION_ROWS]["input_ids"])))
+    count = min(rows, CALIBRATION_ROWS, most, len(data))
     size = min(CALIBRATION_BATCH, max(1, most * CALIBRATION_BATCH // CALIBRATION_ROWS))
     starts = range(0, count, size)
-    return [dict(pad([rows[i] for i in range(start, min(start + size, count))])) for start in starts]
+    return [dict(pad([data[i] for i in range(start, min(start + size, count))])) for start in starts]
 
 
 def live_teacher(job: Job, folder: Path | None) -> Teacher | None:

@@ -12,16 +12,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.job import Job, calibration_batches, fractions_of, live_teacher, measured_fractions, start_student
+from hf_shrink.loading.onnx_export import write_graphs
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_for, load_tokenizer
+from hf_shrink.onnx_model import FOLDER
 from hf_shrink.plan import prepare
 from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
+from hf_shrink.quantization.config import entry_for
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quiet import say
@@ -96,6 +99,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
             return Outcome(work.folder, {})
         small = _shrunk(job, work, student)
         _final(job, work, small)
+        _onnx(job, work, small)
         return Outcome(work.folder, write_report(recipe, prepared, job.tokens, work))
     finally:
         work.close()
@@ -224,9 +228,9 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
     def write(fresh: Path) -> dict[str, Any]:
         model = load_for(job.recipe.task, str(small), new_head=False)
         kept: Mapping[str, str] = {}
-        if job.recipe.quantization is not None:
-            kept = keep_plan(model, job.recipe.quantization).kept
-            model = quantize(model, job.recipe.quantization)
+        if (stored := entry_for("bitsandbytes", job.recipe.quantization)) is not None:
+            kept = keep_plan(model, stored).kept
+            model = quantize(model, stored)
         tokenizer = load_tokenizer(str(small))  # its own: it may know fewer tokens
         tier = save(model, fresh, tokenizer=tokenizer)
         reload = verify(fresh, model, _some_inputs(job, tokenizer))
@@ -235,6 +239,22 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
     if work.result(FINAL) is None:
         say(f"{FINAL}: begins")
         work.write_artefact(FINAL, write)
+
+
+def _onnx(job: Job, work: Workspace, small: Path) -> None:
+    """Graphs for ONNX Runtime of the float model, in the artefact's ``onnx`` folder."""
+    config = entry_for("onnx", job.recipe.quantization)
+    if config is None or work.result(FOLDER) is not None:
+        return
+
+    def write(fresh: Path) -> dict[str, Any]:
+        assert config is not None
+        batches = calibration_batches(job, rows=config.calibration_rows) if config.mode == "static" else None
+        made = write_graphs(load_for(job.recipe.task, str(small), new_head=False), fresh, config, calibration=batches)
+        return {name: value for name, value in made.to_json().items() if name != "folder"}
+
+    say(f"{FOLDER}: begins")
+    work.write_artefact(FOLDER, write)
 
 
 def _some_inputs(job: Job, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:

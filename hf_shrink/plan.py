@@ -18,12 +18,16 @@ from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.student import layers_left
+from hf_shrink.onnx_model import FOLDER
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
 from hf_shrink.pruning.oneshot import check_targets_of
 from hf_shrink.pruning.pruner import Pruner, check_during
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
+from hf_shrink.quantization.config import QuantizationConfig, entry_for
+from hf_shrink.quantization.onnx_graph import check_room, signature_of
+from hf_shrink.quantization.onnx_size import onnx_bytes
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
@@ -31,7 +35,7 @@ from hf_shrink.recipe import Recipe
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.vocabulary import tokens_to_keep
-from hf_shrink.words import before_words, distillation_words, layers_words, pruning_words, quantization_words
+from hf_shrink.words import before_words, distillation_words, layers_words, onnx_words, pruning_words, quantization_words
 
 ZEROS = ("unstructured", "n_of_m", "block")
 """Structures whose weights stay in the model as zeros."""
@@ -148,14 +152,24 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
             does.append(f"keeps {len(kept_tokens):,} of {student.config.vocab_size:,} tokens: those of the training texts")
             student = cut_vocabulary(student, kept_tokens)
         stages.append(_model_stage("shrunk", tuple(does), {}, student, "stages/shrunk"))
-    if recipe.quantization is not None:
-        kept = keep_plan(student, recipe.quantization)
-        stored = (quantization_words(recipe.quantization, len(kept.quantized)),)
-        size = predicted_bytes(student, recipe.quantization)
-        stages.append(StagePlan("quantized", stored, dict(kept.kept), student.num_parameters(), size, "."))
+    if (stored := entry_for("bitsandbytes", recipe.quantization)) is not None:
+        kept = keep_plan(student, stored)
+        does = [quantization_words(stored, len(kept.quantized))]
+        size = predicted_bytes(student, stored)
+        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), size, "."))
+    if (graph := entry_for("onnx", recipe.quantization)) is not None:
+        stages.append(_onnx(student, graph))
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}"))
     warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
     return Prepared(Plan(recipe.output_dir, tuple(stages), warnings), splits, tokens, tokenizer, pair, kept_tokens)
+
+
+def _onnx(student: PreTrainedModel, config: QuantizationConfig) -> StagePlan:
+    signature_of(student)
+    check_room(student)
+    kept = keep_plan(student, config)
+    does = (onnx_words(config, len(kept.quantized)),)
+    return StagePlan("onnx", does, dict(kept.kept), student.num_parameters(), onnx_bytes(student, config), FOLDER)
 
 
 def start_of(recipe: Recipe) -> tuple[str, str | None]:
@@ -221,7 +235,11 @@ def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, s
 
 def _warnings(recipe: Recipe) -> tuple[str, ...]:
     """What a recipe that only reads well would leave its user to find out."""
-    if recipe.student.layers is not None or any(entry.structure not in (*ZEROS, "vocabulary") for entry in recipe.pruning):
+    if (
+        entry_for("onnx", recipe.quantization)
+        or recipe.student.layers is not None
+        or any(entry.structure not in (*ZEROS, "vocabulary") for entry in recipe.pruning)
+    ):
         return ()
     found = ["nothing in this recipe makes the model faster: zeros and fewer tokens take the same time, and so do fewer bits"]
     found[0] += " on most CPUs" if recipe.quantization is not None else ""

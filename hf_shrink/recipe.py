@@ -20,7 +20,7 @@ from hf_shrink.models.config import StudentConfig, TeacherConfig
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig, fit_for_bits
 from hf_shrink.publishing.config import PublishingConfig
-from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.config import Quantization, entry_for
 from hf_shrink.recipe_checks import recipe_problems
 from hf_shrink.reference import markdown
 from hf_shrink.starter import STARTER as STARTER
@@ -53,7 +53,9 @@ class Recipe(Config):
         {}, description="Words of transformers' TrainingArguments for the student, except what the recipe itself decides."
     )
     optimization: OptimizationConfig = OptimizationConfig()
-    quantization: QuantizationConfig | None = None
+    quantization: Quantization | None = Field(
+        None, description="How weights are stored, and what is made of them for CPUs: an entry, or a list with one a backend."
+    )
     measurement: MeasurementConfig = MeasurementConfig()
     publishing: PublishingConfig = PublishingConfig()
 
@@ -112,7 +114,8 @@ class Recipe(Config):
 
     def effective_pruning(self) -> tuple[PruningConfig, ...]:
         """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""
-        return fit_for_bits(self.pruning, None if self.quantization is None else self.quantization.bits)
+        stored = entry_for("bitsandbytes", self.quantization)
+        return fit_for_bits(self.pruning, None if stored is None else stored.bits)
 
     def to_yaml(self) -> str:
         """What was set, as YAML; ``from_text`` of it equals this recipe."""

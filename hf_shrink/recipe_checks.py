@@ -30,6 +30,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _teacher(data)
     yield from _revisions(data)
     yield from _claims(data)
+    yield from _backends(data)
     yield from _task(data)
 
 
@@ -95,6 +96,17 @@ def _revisions(data: Mapping[str, Any]) -> Iterator[Problem]:
             for key in ("revision", "subset"):
                 if section.get(key) is not None:
                     yield (*path, key), f"would be ignored: {reference!r} is what is installed, not on the Hub. Remove it."
+
+
+def _backends(data: Mapping[str, Any]) -> Iterator[Problem]:
+    entries = data.get("quantization")
+    seen: dict[str, int] = {}
+    for i, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        backend = str(entry.get("backend", "bitsandbytes")) if isinstance(entry, Mapping) else None
+        if backend in seen:
+            yield ("quantization", i), f"backend {backend!r} has quantization.{seen[backend]} already; remove one."
+        elif backend is not None:
+            seen[backend] = i
 
 
 def _claims(data: Mapping[str, Any]) -> Iterator[Problem]:

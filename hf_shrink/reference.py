@@ -33,9 +33,9 @@ def _section_in(value: Schema, schema: Schema) -> tuple[Schema | None, bool]:
         return schema["$defs"][value["$ref"].rsplit("/", 1)[-1]], False
     if "items" in value:
         return _section_in(value["items"], schema)[0], True
-    for option in value.get("anyOf", ()):
-        if "$ref" in option:
-            return _section_in(option, schema)
+    for option in value.get("anyOf") or value.get("oneOf") or ():
+        if "items" not in option and (found := _section_in(option, schema))[0] is not None:
+            return found
     return None, False
 
 
@@ -63,8 +63,8 @@ def _plain(value: Any) -> str:
 
 
 def _type(value: Schema) -> str:
-    if "anyOf" in value:
-        return " or ".join(_type(option) for option in value["anyOf"])
+    if options := value.get("anyOf") or value.get("oneOf"):
+        return " or ".join(_type(option) for option in options)
     if "$ref" in value:
         return "section"
     if "const" in value:

@@ -1,5 +1,6 @@
 """The last stage: measure everything side by side, and write report, recipe and card into the artefact."""
 
+import dataclasses
 import json
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from hf_shrink.measurement.reports import NAME
 from hf_shrink.measurement.subjects import Subject
 from hf_shrink.models.load import config_of
 from hf_shrink.models.reference import local_folder, resolve
+from hf_shrink.onnx_model import FOLDER
 from hf_shrink.plan import Prepared
 from hf_shrink.publishing.card import render
 from hf_shrink.quiet import say
@@ -33,6 +35,7 @@ _TITLES = {
     "student": "student",
     "shrunk": "shrunk",
     "quantized": "quantized",
+    "onnx": "ONNX Runtime, int8",
 }
 
 
@@ -71,6 +74,7 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         subjects, dataset=tokens.test, tokenizer=prepared.tokenizer, config=recipe.measurement, baseline=baseline
     )
     final: Mapping[str, Any] = work.result("final") or {}
+    graphs: Mapping[str, Any] = work.result(FOLDER) or {}
     trained = sum((work.result(stage) or {}).get("seconds", 0.0) for stage in ("teacher", "student"))
     return {
         "schema_version": 1,
@@ -79,9 +83,10 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         "recipe_sha256": recipe.digest(),
         "baseline": names[baseline],
         "stages": [report.to_stage() for report in reports],
-        "kept_in_high_precision": final["kept"],
+        "kept_in_high_precision": final["kept"] or graphs.get("kept", {}),
         "better": {m.name: known[m.name].better for r in reports for m in r.measurements if known[m.name].hub},
         "remarks": [*remarks(reports, baseline=baseline), *prepared.splits.format.notes(prepared.tokenizer)],
+        **({"onnx": dict(graphs)} if graphs else {}),
         "tier": final["tier"],
         "reload": {"max_difference": final["max_difference"]},
         "data": prepared.splits.source,
@@ -93,7 +98,7 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
 
 
 def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> list[Subject]:
-    """One for each stage that made something, in order; the last model is the artefact itself."""
+    """One for each stage that made something, in order; the last model of torch is the artefact itself."""
     found = []
     names, batch_size = prepared.splits.label_names, max(recipe.measurement.batch_sizes)
     for stage in prepared.plan.stages:
@@ -103,15 +108,16 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
             found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
         elif stage.name != "report":
             folder, answers = _folder(recipe, stage.name, work), None
-            if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized"):
+            if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized", FOLDER):
                 place = work.folder if stage.name == "quantized" else folder
                 answers = answers_in_own_words(place, prepared.splits, recipe.data.max_length, batch_size=batch_size)
             if stage.name == "teacher":  # one that is taken as it comes may have its classes in another order
                 answers = by_name(folder, names, tokens.test, prepared.tokenizer, batch_size=batch_size)
             did = _did(stage.name, stage.does, work)
             found.append(Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers))
-    last = found.pop()
-    return [*found, Subject(last.name, last.title, last.did, folder=work.folder, predictions=last.predictions)]
+    last = next(i for i in reversed(range(len(found))) if found[i].name != FOLDER)
+    found[last] = dataclasses.replace(found[last], folder=work.folder)
+    return found
 
 
 def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
@@ -123,7 +129,7 @@ def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
 def _folder(recipe: Recipe, stage: str, work: Workspace) -> Path:
     if stage == "teacher" and recipe.teacher is not None and recipe.teacher.training is None:
         return local_folder(recipe.teacher.model, recipe.teacher.revision)
-    return work.stage_folder(stage)
+    return work.folder / FOLDER if stage == FOLDER else work.stage_folder(stage)
 
 
 def _weights(reference: str, revision: str | None) -> str:

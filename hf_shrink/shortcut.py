@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Group
 from rich.table import Table
@@ -17,6 +17,7 @@ from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import prune, quantize
+from hf_shrink.loading.onnx_export import OnnxExport, export_onnx
 from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
 from hf_shrink.loading.uniform import example_inputs
@@ -206,6 +207,31 @@ def export_with_code(source: Path, folder: Path) -> WithCode:
         shutil.rmtree(folder)
         raise
     return WithCode(str(folder), file.name)
+
+
+def export_for_onnx(
+    source: Path, folder: Path, mode: Literal["dynamic", "static"], *, recipe: Recipe | None = None, texts: Path | None = None
+) -> OnnxExport:
+    """Graphs of the float model in ``source`` for ONNX Runtime in ``folder``, which must not hold anything yet.
+
+    Args:
+        source: a folder with a model of any shapes.
+        mode: ``static`` calibrates on the training rows of ``recipe``, or on ``texts``, a sample a line.
+
+    Raises:
+        ShrinkError: whatever is wrong; nothing is written then.
+    """
+    check_empty(folder)
+    if (mode == "static") != (recipe is not None or texts is not None):
+        raise RecipeError("export --onnx: --mode static needs --recipe or --texts to calibrate on; no other mode reads them.")
+    config = QuantizationConfig(backend="onnx", mode=mode)
+    model, tokenizer = load_model(str(source)), _tokenizer(str(source), None)
+    batches = None
+    if recipe is not None or texts is not None:
+        if tokenizer is None:
+            raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
+        batches = _labelled(recipe, tokenizer) if recipe is not None else _plain(texts, tokenizer, model)
+    return export_onnx(model, folder, config, tokenizer=tokenizer, calibration=batches)
 
 
 def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTrainedModel) -> Made:

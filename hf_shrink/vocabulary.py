@@ -8,6 +8,7 @@ from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import load_tokenizer
+from hf_shrink.onnx_model import holds_graph
 from hf_shrink.pruning.structures import ROUND_TO
 from hf_shrink.pruning.token_ids import special_ids
 from hf_shrink.pruning.tokens import count_tokens, kept_tokens
@@ -37,6 +38,6 @@ def tokens_to_keep(recipe: Recipe, splits: Splits, tokenizer: Any, model: Any) -
 
 def answers_in_own_words(folder: Path, splits: Splits, max_length: int, *, batch_size: int) -> Answers:
     """The answers of the model in ``folder`` to the test texts, as its own tokenizer reads them."""
-    tokenizer = load_tokenizer(str(folder))
+    tokenizer = load_tokenizer(str(folder.resolve().parent if holds_graph(folder) else folder))
     model, _ = load(folder)
     return judge(model, splits.format.tokens(splits.test, tokenizer, max_length, "test"), tokenizer, batch_size=batch_size)

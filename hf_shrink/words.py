@@ -81,3 +81,10 @@ def quantization_words(config: QuantizationConfig, modules: int) -> str:
         return f"stores every weight in {config.dtype}"
     kind = "8 bits" if config.bits == 8 else f"4 bits ({config.quant_type}{', double' if config.double_quant else ''})"
     return f"stores the weights of {modules} projections in {kind} with bitsandbytes"
+
+
+def onnx_words(config: QuantizationConfig, modules: int) -> str:
+    """What the graph for CPUs holds."""
+    ranges = "found while it runs" if config.mode == "dynamic" else f"from {config.calibration_rows} training rows"
+    both = "; keeps the float graph as well" if config.float_graph else ""
+    return f"exports a graph for ONNX Runtime: {modules} projections and the embeddings in 8 bits, ranges {ranges}{both}"

@@ -15,7 +15,7 @@ from hf_shrink.files import files_below, sha256, share, sync, write_text
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
-ORDER = ("teacher", "student", "shrunk", "final", "report")
+ORDER = ("teacher", "student", "shrunk", "final", "onnx", "report")
 """The stages of a run; each may read what those before it left."""
 _OURS = ".hf_shrink"
 _LOCK = f"{_OURS}.lock"
@@ -64,6 +64,7 @@ class Workspace(Follower):
         self._made, self._lock = _claim(folder)
         self._anew = False
         self._forgotten: tuple[str, ...] = ()
+        self._graphs: tuple[str, ...] = ()
         try:
             self.manifest = _read_manifest(folder / MANIFEST)
         except IntegrityError:
@@ -139,6 +140,8 @@ class Workspace(Follower):
                 )
         for stage in self._forgotten:  # before the new recipe is noted: its training must not go on from these checkpoints
             shutil.rmtree(self.scratch(stage), ignore_errors=True)
+        for name in self._graphs:  # of another recipe: the new one may have no such stage, and they would be published
+            (self.folder / name).unlink(missing_ok=True)
         self.manifest = {
             "schema_version": 1,
             "recipe": dict(recipe),
@@ -153,6 +156,8 @@ class Workspace(Follower):
         ``begin`` makes it so: nothing on the disk changes before the recipe has passed every check.
         """
         self._forgotten = tuple(stages)
+        if "onnx" in self._forgotten:
+            self._graphs = tuple(self.manifest["stages"].get("onnx", {}).get("files", ()))
         for name in self._forgotten:
             self.manifest["stages"].pop(name, None)
         for name in inputs:

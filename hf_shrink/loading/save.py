@@ -48,7 +48,7 @@ def save(
             f"{folder.name}: {len(layers)} 4-bit layers were repacked for the CPU, first {layers[0]}; they cannot be saved.\n"
             "Save before the first forward pass, or quantise with hf_shrink, which keeps them as they are."
         )
-    with _fresh(folder) as fresh, quiet_loading(), _stored_config(model) as tier:
+    with fresh_folder(folder) as fresh, quiet_loading(), _stored_config(model) as tier:
         model.save_pretrained(fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
@@ -102,7 +102,7 @@ def _stored_config(model: PreTrainedModel) -> Iterator[Tier]:
 
 
 @contextmanager
-def _fresh(folder: Path) -> Iterator[Path]:
+def fresh_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder``; what is in it at the end is synced and moved into ``folder``, a file at a time."""
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.measurement.subjects import Subject, at_rest, explained
 from hf_shrink.measurement.values import Measurement
+from hf_shrink.onnx_model import OnnxModel
 
 Shape = tuple[int, ...]
 
@@ -26,8 +27,8 @@ _MORE_OPERATIONS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: 
 
 
 def compute(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
-    """MACs of one sequence of ``config.length`` tokens."""
-    if subject.model is None:
+    """MACs of one sequence of ``config.length`` tokens; nothing for a graph, whose products torch does not see."""
+    if subject.model is None or isinstance(subject.model, OnnxModel):
         return []
     count = macs(subject.model, length=config.length)
     return [Measurement(name="macs", value=count, unit="MACs", setting=f"batch 1, {config.length} tokens")]

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.measurement.subjects import device_of
+from hf_shrink.onnx_model import OnnxModel
 
 _POSITIONS = ("position_embeddings", "wpe")
 
@@ -24,7 +25,8 @@ def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) ->
     config = model.config
     named = [config.pad_token_id, getattr(config, "bos_token_id", None), getattr(config, "eos_token_id", None)]
     special = {i for ids in named for i in (ids if isinstance(ids, list) else [ids])}  # Llama 3 Instruct has several ends
-    words = torch.tensor([i for i in range(model.get_input_embeddings().num_embeddings) if i not in special])
+    table = config.vocab_size if isinstance(model, OnnxModel) else model.get_input_embeddings().num_embeddings
+    words = torch.tensor([i for i in range(table) if i not in special])
     drawn = torch.randint(len(words), (batch_size, length), generator=torch.Generator().manual_seed(seed))
     ids = words[drawn].to(device_of(model))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}

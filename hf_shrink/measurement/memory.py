@@ -15,6 +15,7 @@ from hf_shrink.errors import ResourceError, ShrinkError
 from hf_shrink.lines import without_home
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.values import Measurement, plural
+from hf_shrink.onnx_model import holds_graph, runtime
 
 _QUIET = {
     "HF_HUB_OFFLINE": "1",
@@ -117,6 +118,9 @@ def _import_what_it_needs(folder: Path) -> None:
     """Import the code of the architecture and of the quantisation now: it is no part of the model's own memory."""
     import transformers
 
+    if holds_graph(folder):
+        runtime()
+        folder = folder.parent
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

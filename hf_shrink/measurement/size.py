@@ -9,11 +9,12 @@ from hf_shrink.families import embedding_parameters
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.subjects import Subject, precision_of
 from hf_shrink.measurement.values import Measurement
+from hf_shrink.onnx_model import OnnxModel
 
 
 def parameters(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
-    """Weights in all, outside the embeddings, and other than zero; each shared one counts once."""
-    if subject.model is None:
+    """Weights in all, outside the embeddings, and other than zero; each shared one counts once. Nothing for a graph."""
+    if subject.model is None or isinstance(subject.model, OnnxModel):
         return []
     model: nn.Module = subject.model
     embeddings = sum(logical_size(p) for p in embedding_parameters(model).values())
@@ -28,7 +29,9 @@ def parameters(subject: Subject, config: MeasurementConfig) -> list[Measurement]
 
 
 def disk(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
-    """Bytes of the weight files in the subject's folder; nothing where it has no folder or the folder no safetensors."""
+    """Bytes of the weight files in the subject's folder; nothing where it has no folder or the folder no such files."""
+    if isinstance(subject.model, OnnxModel):
+        return [Measurement(name="bytes_on_disk", value=subject.model.path.stat().st_size, unit="bytes", setting="*.onnx")]
     size = 0 if subject.folder is None else weight_bytes(subject.folder)
     return [Measurement(name="bytes_on_disk", value=size, unit="bytes", setting="*.safetensors")] if size else []
 

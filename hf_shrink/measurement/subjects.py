@@ -16,6 +16,7 @@ from hf_shrink.finite import check_finite
 from hf_shrink.lines import first_line
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.onnx_model import OnnxModel, holds_graph
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.tasks import TASKS, task_of
 
@@ -25,7 +26,7 @@ class Subject:
     """One thing to measure; what it lacks is simply not measured.
 
     Attributes:
-        model: a model of transformers with the head of a task, in memory.
+        model: a model of transformers with the head of a task, in memory, or a graph in its place.
         folder: where that model is saved; bytes on disk and memory need it.
         predictions: its answers on the evaluation data; quality needs them.
         missing: weights that the folder lacks and transformers made up: size and speed hold, quality would mean nothing.
@@ -59,7 +60,7 @@ class Bench:
 
 
 def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
-    """The model in ``folder`` as any user of transformers would load it, and the names of weights it lacks.
+    """The model in ``folder`` as any user of transformers or ONNX Runtime would load it, and the names of weights it lacks.
 
     Its config names the task; a model without a head is taken for a classifier that lacks one.
 
@@ -71,6 +72,8 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
 
     if not folder.is_dir():
         raise MismatchError(f"{folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
+    if holds_graph(folder):
+        return OnnxModel.from_pretrained(folder).eval(), ()
     with explained(f"loading {folder.name}"), quiet_loading():
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
         named = (config.architectures or [""])[0]
@@ -115,11 +118,13 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 def device_of(model: nn.Module) -> torch.device:
     """Where the model's first parameter lies."""
-    return next(model.parameters()).device
+    return torch.device("cpu") if isinstance(model, OnnxModel) else next(model.parameters()).device
 
 
 def precision_of(model: nn.Module) -> str:
     """How most of the model's weights outside its embeddings are stored: one of ``PRECISIONS``."""
+    if isinstance(model, OnnxModel):
+        return model.precision
     embeddings = {id(p) for p in embedding_parameters(model).values()}
     stored: dict[str, int] = {}
     for parameter in model.parameters():

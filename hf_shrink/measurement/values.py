@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field
 from hf_shrink.config import Config, Listed, Names
 from hf_shrink.errors import RecipeError
 
-PRECISIONS = frozenset({"float64", "float32", "bfloat16", "float16", "8-bit", "4-bit"})
+PRECISIONS = frozenset({"float64", "float32", "bfloat16", "float16", "8-bit", "4-bit", "int8"})
 """Parts of a setting that name how the weights are stored; they may differ between models that are compared."""
 
 
@@ -15,6 +15,9 @@ def _plain(value: Any) -> Any:
     """A numpy or torch scalar as Python's own number: anything else would write YAML that cannot be read again."""
     return value.item() if hasattr(value, "item") else value
 
+
+_FILES = frozenset({"*.safetensors", "*.onnx"})
+"""Parts of a setting that name what the weights are stored in; these may differ, too."""
 
 Number = Annotated[int | float, BeforeValidator(_plain)]
 
@@ -37,8 +40,8 @@ class Measurement(Config):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The parts that two measurements must share to be compared: all but the precision of the weights."""
-        return tuple(part for part in self.parts if part not in PRECISIONS)
+        """The parts that two measurements must share to be compared: all but how the weights are stored."""
+        return tuple(part for part in self.parts if part not in PRECISIONS | _FILES)
 
     def taken_at(self, **setting: object) -> bool:
         """True where each keyword is a part of the setting: ``batch=1`` is ``batch 1``, ``threads=2`` is ``2 threads``."""

@@ -20,7 +20,7 @@ from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.metadata import metadata, title
 from hf_shrink.publishing.private import published
-from hf_shrink.publishing.usage import usage
+from hf_shrink.publishing.usage import graph_usage, usage
 from hf_shrink.yaml_core import write
 
 _SAME = 0.05
@@ -89,7 +89,8 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
     given = recipe.get("publishing") or {}
     base = next((i for i, stage in enumerate(stages) if stage.name == report.get("baseline")), 0)
     table = compare(stages, baseline=base) if stages else None
-    precision = table.precisions[-1] if table else ""
+    stored = dict(zip(table.names, table.precisions, strict=True)) if table else {}
+    precision = next((stored[name] for name in reversed(stored) if name != "onnx"), "")
     return {
         "name": title(report),
         "base": stages[base] if stages else None,
@@ -101,6 +102,7 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "tier": report.get("tier"),
         "packed": precision if precision.endswith("-bit") else None,
         "usage": _fenced(usage(str(recipe.get("task")), report.get("tier")), "python"),
+        "onnx": _fenced(graph_usage(str(recipe.get("task"))), "python") if report.get("onnx") else None,
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
         "recipe": _fenced(write(recipe).strip(), "yaml") if recipe else None,

@@ -61,11 +61,13 @@ def tags(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _quantization(recipe: Mapping[str, Any]) -> list[str]:
-    section = recipe.get("quantization")
-    if not section:
-        return []
-    names = {8: "int8", 4: section.get("quant_type", "nf4"), 16: section.get("dtype")}
-    return ["quantized", *([str(name)] if (name := names.get(section.get("bits", 8))) else [])]
+    given = recipe.get("quantization") or []
+    found = []
+    for section in given if isinstance(given, list | tuple) else [given]:
+        names = {8: "int8", 4: section.get("quant_type", "nf4"), 16: section.get("dtype")}
+        found += ["quantized", *([str(name)] if (name := names.get(section.get("bits", 8))) else [])]
+        found += ["onnx"] if section.get("backend") == "onnx" else []
+    return found
 
 
 def _pipeline(recipe: Mapping[str, Any]) -> str | None:

@@ -22,3 +22,18 @@ def usage(task: str, tier: str | None) -> str:
     call = _CALLS.get(word, 'print(model("Put a text here."))')
     load = f'model = pipeline({json.dumps(word)}, model="path/to/this/folder")'
     return f"{loader}from transformers import pipeline\n\n{load}\n{call}"
+
+
+def graph_usage(task: str) -> str:
+    """Python that opens the graph in ``onnx/`` with ONNX Runtime alone and, but for language models, runs it on a text."""
+    opening = (
+        "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
+        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
+        'session = onnxruntime.InferenceSession("path/to/this/folder/onnx/model_quantized.onnx")\n'
+    )
+    if task == "causal-lm":
+        return f"{opening}print([each.name for each in session.get_inputs()])  # tokens, mask, places, and the cache"
+    return (
+        f'{opening}tokens = tokenizer("Put a text here.", return_tensors="np")\n'
+        "print(session.run(None, {each.name: tokens[each.name] for each in session.get_inputs()})[0])"
+    )

@@ -25,10 +25,12 @@ def quantize(model: PreTrainedModel, config: QuantizationConfig) -> PreTrainedMo
         config: how many bits, and what goes with them.
 
     Raises:
-        RecipeError: quantised already, or nothing is left to quantise.
+        RecipeError: quantised already, nothing is left to quantise, or a backend that writes files.
         NonFiniteError: a weight is NaN or infinite, or too large for the new precision.
         ResourceError: bitsandbytes is missing.
     """
+    if config.backend == "onnx":
+        raise RecipeError("quantize: backend: onnx makes files, not a model in memory; call export_onnx.")
     _refuse_quantized(model)
     check_finite(model, "quantization")
     if config.bits == 16:
