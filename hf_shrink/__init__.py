@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_shrink.measurement.measure import measure
     from hf_shrink.pipeline import run
     from hf_shrink.pruning.config import PruningConfig
+    from hf_shrink.publishing.push import push
     from hf_shrink.quantization.config import QuantizationConfig
     from hf_shrink.recipe import Recipe
     from hf_shrink.training.trainer import ShrinkTrainer
@@ -34,6 +35,7 @@ _HOMES = {
     "compare": "hf_shrink.measurement.compare",
     "measure": "hf_shrink.measurement.measure",
     "prune": "hf_shrink.loading.oneshot",
+    "push": "hf_shrink.publishing.push",
     "quantize": "hf_shrink.loading.oneshot",
     "run": "hf_shrink.pipeline",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "compare",
     "measure",
     "prune",
+    "push",
     "quantize",
     "run",
 ]

@@ -4,38 +4,28 @@ torch and transformers are imported inside the commands, so that ``--help`` answ
 """
 
 import contextlib
-import errno
-import functools
 import json
 import os
 import sys
-import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
-from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
-from hf_shrink.lines import without_home
+from hf_shrink import cli_hub
+from hf_shrink.errors import RecipeError
+from hf_shrink.terminal import Json, reported, show
 
 app = typer.Typer(
     help="Make Transformers models several times smaller while they are fine-tuned, and prove it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-P = ParamSpec("P")
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one YAML file is one complete run.")]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
-
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
-_RESOURCE_WORDS = ("out of memory", "can't allocate memory", "No space left on device", "file write failed")
 
 
 def main() -> None:
@@ -45,65 +35,10 @@ def main() -> None:
     app(prog_name="hf-shrink")
 
 
-def reported(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn what a command raises into a few lines on stderr and an exit code; keep stdout for its result."""
-
-    @functools.wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except KeyboardInterrupt:
-            _fail("interrupted; run the same command again to go on", 130)
-        except ShrinkError as error:
-            _fail(str(error), error.code)
-        except MemoryError:
-            _fail("out of memory; lower the batch size or free some", ResourceError.code)
-        except OSError as error:
-            name = f"{Path(str(error.filename)).name}: " if error.filename else ""
-            _fail(f"{name}{error.strerror or _first_line(error)}", ResourceError.code if _is_resource(error) else 1)
-        except typer.Exit:
-            raise
-        except Exception as error:
-            if _is_resource(error):  # torch and safetensors have no kind of error for a full memory or disk
-                _fail(f"{_first_line(error)}\nFree memory or disk space and run the same command again.", ResourceError.code)
-            _fail(f"unexpected {type(error).__name__}: {_first_line(error)}", 1, hint=True)
-
-    return run
-
-
-def _is_resource(error: Exception) -> bool:
-    """Whether the machine or the network lacks something, rather than the recipe or this program."""
-    if isinstance(error, OSError):
-        return error.errno in _RESOURCE_ERRNOS or isinstance(error, ConnectionError | TimeoutError)
-    return any(words in str(error) for words in _RESOURCE_WORDS)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:300]
-
-
-def _fail(message: str, code: int, *, hint: bool = False) -> None:
-    if os.environ.get("HF_DEBUG"):
-        traceback.print_exc()
-    elif hint:
-        message += "\nSet HF_DEBUG=1 for the traceback."
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(without_home(message))}")
-    raise typer.Exit(code)
-
-
 def _recipe(path: Path, overrides: list[str]) -> Any:
     from hf_shrink.recipe import Recipe
 
     return Recipe.from_yaml(path, overrides=tuple(overrides))
-
-
-def _show(result: Any, as_json: bool) -> None:
-    """``result`` has ``to_json()`` and ``rich()``: one of them goes to stdout."""
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=1))
-    else:
-        Console(soft_wrap=not sys.stdout.isatty()).print(result.rich())
 
 
 @app.command()
@@ -124,7 +59,7 @@ def run(
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
         outcome = run_recipe(parsed, overwrite=overwrite, accept_changes=tuple(accept_changes))
     if outcome.report:  # processes that only trained along have nothing to show
-        _show(outcome, as_json)
+        show(outcome, as_json)
 
 
 @app.command()
@@ -137,7 +72,7 @@ def plan(recipe: RecipeFile, set_: Overrides = [], as_json: Json = False) -> Non
 
     with contextlib.redirect_stdout(sys.stderr):
         result = make_plan(parsed)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -156,7 +91,7 @@ def measure(
 
     with contextlib.redirect_stdout(sys.stderr):
         result = measure_model(model, parsed)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -176,7 +111,7 @@ def compare(
     if markdown:
         typer.echo(result.markdown())
     else:
-        _show(result, as_json)
+        show(result, as_json)
 
 
 @app.command()
@@ -187,7 +122,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
     with contextlib.redirect_stdout(sys.stderr):
         result = inspect_model(model)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -218,7 +153,7 @@ def prune(
     with contextlib.redirect_stdout(sys.stderr):
         entry = entry_of(structure, criterion, sparsity, set_)
         result = prune_model(model, folder, entry, revision=revision, recipe=parsed, texts=texts, save_recipe=save_recipe)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -241,7 +176,7 @@ def quantize(
     with contextlib.redirect_stdout(sys.stderr):
         words = [f"bits={bits}", *set_]
         result = quantize_model(model, folder, words, revision=revision, report=report, plots=plots)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -261,7 +196,7 @@ def sensitivity(
 
     with contextlib.redirect_stdout(sys.stderr):
         result = measure_sensitivity(parsed, rows=rows, fractions=tuple(fraction), latency=latency, plots=plots)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -285,7 +220,7 @@ def export(
 
     with contextlib.redirect_stdout(sys.stderr):
         result: Any = export_uniform(source, folder) if uniform else export_with_code(source, folder)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -321,3 +256,7 @@ def env(as_json: Json = False) -> None:
 
     facts = environment()
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+for hub_command in cli_hub.COMMANDS:
+    app.command()(hub_command)

@@ -108,6 +108,8 @@ class Handler(BaseHTTPRequestHandler):
 
     fake: FakeHub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1
 
     def log_message(self, *_: object) -> None:
         """The log is a list."""
@@ -151,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(raw)
+        self.wfile.flush()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_one
 

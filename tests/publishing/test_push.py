@@ -63,13 +63,13 @@ def test_a_changed_file_is_sent_alone_and_an_earlier_model_goes_in_the_same_comm
     assert done["sends"] == ["config.json"] and client.hub.repos[repo].moves == ["main", "main"]
 
 
-def test_three_hundred_shards_move_main_once(client: Client, folder: Path, repo: str):
+def test_many_shards_move_main_once(client: Client, folder: Path, repo: str):
     """The client's own folder upload makes two commits of 251 files, and a loader may come in between."""
     (folder / "model.safetensors").unlink()
-    for number in range(300):
-        (folder / f"model-{number + 1:05}-of-00300.safetensors").write_bytes(number.to_bytes(2, "big") * 8)
+    for number in range(260):
+        (folder / f"model-{number + 1:05}-of-00260.safetensors").write_bytes(number.to_bytes(2, "big") * 8)
     done = client("push", folder=folder, repo_id=repo)["pushed"]
-    assert len(done["files"]) == 303 and client.hub.repos[repo].moves == ["main"]
+    assert len(done["files"]) == 263 and client.hub.repos[repo].moves == ["main"]
 
 
 def test_branch_and_tag(client: Client, folder: Path, repo: str):
