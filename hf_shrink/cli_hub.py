@@ -18,6 +18,7 @@ def push(
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request; main stays as it is.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to commit to; made where it is missing.")] = None,
     tag: Annotated[str | None, typer.Option(help="Name for the commit.")] = None,
+    message: Annotated[str | None, typer.Option(help="Title of the commit.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and bytes; change nothing.")] = False,
     time_limit: Annotated[float, typer.Option(help="Seconds for all of it.")] = 3600.0,
     as_json: Json = False,
@@ -33,6 +34,7 @@ def push(
             create_pr=create_pr,
             revision=revision,
             tag=tag,
+            message=message,
             dry_run=dry_run,
             time_limit=time_limit,
         )

@@ -17,7 +17,7 @@ _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
 _TEXTS = ("license", "library_name", "pipeline_tag", "license_name", "license_link")
 _LISTS = ("tags", "datasets", "metrics", "language", "base_model")
 _RELATIONS = ("adapter", "finetune", "merge", "quantized")
-_KEY_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_texts(selection: Selection, token: str) -> None:
@@ -81,7 +81,7 @@ def _problems(data: Mapping[str, Any]) -> Iterator[str]:
         items = value if isinstance(value, list) else [value]
         if not all(isinstance(item, str) and item for item in items):
             yield f"{key} must be a list of texts, not {value!r}."
-        elif key in ("datasets", "base_model") and (bad := next((i for i in items if not _KEY_ID.fullmatch(i)), None)):
+        elif key in ("datasets", "base_model") and (bad := next((i for i in items if not _HUB_ID.fullmatch(i)), None)):
             yield f"{key}: {bad!r} is no name on the Hub; a path on this machine says nothing to others."
     if data.get("base_model_relation", "finetune") not in _RELATIONS:
         yield f"base_model_relation must be one of {', '.join(_RELATIONS)}."

@@ -211,6 +211,17 @@ class Hub:
         return ResourceError(f"{where}: {said}")
 
 
+def owned(name: str, token: str | None) -> str:
+    """``owner/name`` of a repository that may be called by its name alone: it is the user's own then.
+
+    Raises:
+        RecipeError, ResourceError: as ``Hub``.
+    """
+    if "/" in name:
+        return name
+    return f"{Hub(f'me/{name}', token, Patience(CALL_LIMIT)).identity().name}/{name}"
+
+
 def check_id(repo_id: str) -> None:
     """Raises: RecipeError: not ``owner/name`` as the Hub allows it."""
     try:

@@ -68,6 +68,7 @@ def push(
     create_pr: bool = False,
     revision: str | None = None,
     tag: str | None = None,
+    message: str | None = None,
     dry_run: bool = False,
     token: str | None = None,
     time_limit: float = TIME_LIMIT,
@@ -84,6 +85,7 @@ def push(
         create_pr: open a pull request instead of moving ``main``.
         revision: branch to commit to, made where it is missing.
         tag: name for the commit.
+        message: title of the commit; None says what is in it.
         dry_run: say what would happen; nothing on the Hub changes.
         token: None takes the one that is logged in.
         time_limit: seconds for all of it, above 0.
@@ -96,8 +98,15 @@ def push(
     """
     if not time_limit > 0:
         raise RecipeError(f"time_limit must be above 0 seconds, got {time_limit}.")
-    target = Target(repo_id, public, create_pr, revision, tag)
-    selection = select(Path(folder))
+    target = Target(repo_id, public, create_pr, revision, tag, message)
+    return push_to(target, Path(folder), dry_run=dry_run, token=token, time_limit=time_limit)
+
+
+def push_to(
+    target: Target, folder: Path, *, dry_run: bool = False, token: str | None = None, time_limit: float = TIME_LIMIT
+) -> Pushed:
+    """``push`` with its options as one value."""
+    selection, repo_id = select(folder), target.repo_id
     hub = Hub(repo_id, token, Patience(time_limit))
     check_texts(selection, hub.token)
     state = allowed(hub, target)
@@ -134,8 +143,8 @@ def _removed(state: State, selection: Selection) -> list[str]:
     return sorted(name for name in state.files if is_stale(name, kept))
 
 
-def _title(selection: Selection) -> str:
-    return f"Upload with hf_shrink ({selection.digest[:12]})"
+def _title(target: Target, selection: Selection) -> str:
+    return target.message or f"Upload with hf_shrink ({selection.digest[:12]})"
 
 
 def _committed(hub: Hub, target: Target, selection: Selection, before: State) -> State:
@@ -171,7 +180,7 @@ def _send(
 ) -> str:
     """The bytes, then the commit; its sha."""
     adds = hub.upload(changed, revision=target.branch, create_pr=target.create_pr)
-    title = _title(selection)
+    title = _title(target, selection)
     return hub.commit(adds, removed, title=title, revision=target.branch, parent=parent, create_pr=target.create_pr)
 
 
@@ -180,7 +189,7 @@ def _as_pull_request(hub: Hub, target: Target, selection: Selection, before: Sta
     changed, removed = before.differs(selection.uploads), _removed(before, selection)
     if not changed and not removed:
         return _outcome(hub, target, selection, before, "unchanged", before.sha)
-    found, tries = hub.pull_request(_title(selection), selection.uploads), 0
+    found, tries = hub.pull_request(_title(target, selection), selection.uploads), 0
     status = "unchanged" if found else "published"
     while found is None:
         problem = None
@@ -190,7 +199,7 @@ def _as_pull_request(hub: Hub, target: Target, selection: Selection, before: Sta
             raise ResourceError(f"{hub.repo_id}: main moved while this was sent ({conflict}); run it again.") from None
         except Again as again:
             problem = again
-        found = hub.pull_request(_title(selection), selection.uploads)
+        found = hub.pull_request(_title(target, selection), selection.uploads)
         if found is None and problem is not None:
             tries += 1
             hub.patience.pause(tries, problem, f"{hub.repo_id}: no pull request was opened")

@@ -18,6 +18,7 @@ class Target:
         create_pr: open a pull request instead of moving ``main``.
         revision: branch to commit to, made where it is missing; None is ``main``.
         tag: name that the commit gets.
+        message: title of the commit; None says what is in it.
     """
 
     repo_id: str
@@ -25,6 +26,7 @@ class Target:
     create_pr: bool = False
     revision: str | None = None
     tag: str | None = None
+    message: str | None = None
 
     def __post_init__(self) -> None:
         check_id(self.repo_id)
@@ -76,7 +78,9 @@ def allowed(hub: Hub, target: Target) -> State | None:
     if not target.create_pr:
         hub.may_write()
     if not state.private and not target.public:
-        raise SecurityError(f"{hub.repo_id} is public: everybody would see the model at once. Pass --public if that is meant.")
+        raise SecurityError(f"{hub.repo_id} is public: everybody would see the model at once. Ask for public if that is meant.")
     if state.private and target.public:
-        raise RecipeError(f"{hub.repo_id} is private, and a push does not change that; leave out --public, or change it there.")
+        raise RecipeError(
+            f"{hub.repo_id} is private, and a push does not change that; do not ask for public, or change it there."
+        )
     return state
