@@ -22,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one YAML file is one complete run.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or a model made by one: folder or OWNER/NAME.")
+]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
@@ -38,6 +40,8 @@ def main() -> None:
 def _recipe(path: Path, overrides: list[str]) -> Any:
     from hf_shrink.recipe import Recipe
 
+    if path.is_dir() or (not path.suffix and not path.exists() and len(path.parts) == 2):
+        return Recipe.from_pretrained(path.as_posix(), overrides=tuple(overrides))
     return Recipe.from_yaml(path, overrides=tuple(overrides))
 
 

@@ -41,4 +41,18 @@ def push(
     show(result, as_json)
 
 
-COMMANDS = (push,)
+@reported
+def verify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A folder, or OWNER/NAME on the Hub.")],
+    revision: Annotated[str | None, typer.Option(help="Commit, tag or branch on the Hub.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check that a model is what its report says: files, weights, zeros, card, loading."""
+    from hf_shrink.verification import verify_model
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = verify_model(model, revision=revision)
+    show(result, as_json)
+
+
+COMMANDS = (push, verify)

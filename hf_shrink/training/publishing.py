@@ -32,9 +32,10 @@ class PublishingTrainer(Trainer):
             ShrinkError: nobody is logged in, or the token may not write there.
         """
         if self.args.push_to_hub and self.args.hub_strategy != HubStrategy.END:
+            name = HubStrategy(self.args.hub_strategy).value
             raise RecipeError(
-                f"hub_strategy {str(getattr(self.args.hub_strategy, 'value', self.args.hub_strategy))!r}: not supported: each upload during training would send "
-                'all of output_dir.\nSet hub_strategy="end"; checkpoints stay in output_dir.'
+                f"hub_strategy {name!r}: not supported: each upload during training would send all of output_dir.\n"
+                'Set hub_strategy="end"; checkpoints stay in output_dir.'
             )
         if not self.is_world_process_zero():
             return

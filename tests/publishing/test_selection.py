@@ -11,6 +11,7 @@ from hf_shrink.files import sha256
 from hf_shrink.publishing.checks import check_card, check_texts
 from hf_shrink.publishing.selection import select
 from hf_shrink.recipe import Recipe
+from tests.publishing.conftest import ROOT
 from tests.publishing.report import report
 
 SECRET = "hf_canaryCANARYcanaryCANARYcanary12"
@@ -133,7 +134,10 @@ def test_recipe_and_report_are_published_without_paths(folder: Path):
         select(folder)
 
 
-def test_the_recipe_of_a_run_reads_back_as_a_recipe(project: Path):
-    text = {each.name: each for each in select(project / "runs/quickstart").uploads}["hf_shrink_recipe.yaml"].read().decode()
-    recipe = Recipe.from_text(text)
-    assert recipe.output_dir == "quickstart" and recipe.pruning and recipe.changed_keys(recipe) == []
+def test_a_published_recipe_reads_back_as_a_recipe(folder: Path):
+    text = (ROOT / "recipes/quickstart.yaml").read_text()
+    (folder / "hf_shrink_recipe.yaml").write_text(text)
+    (folder / "hf_shrink_recipe.yaml").write_bytes({u.name: u for u in select(folder).uploads}["hf_shrink_recipe.yaml"].read())
+    assert Recipe.from_text(text).changed_keys(Recipe.from_pretrained(folder)) == ["output_dir"]
+    changed = Recipe.from_pretrained(folder, overrides=("quantization.bits=4",))
+    assert changed.quantization is not None and changed.quantization.bits == 4
