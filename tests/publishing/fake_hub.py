@@ -214,9 +214,10 @@ class HubHandler(Handler):
             if not self.user:
                 return 401, {"error": "Invalid username or password."}, {}
             access = {"displayName": "test", "role": self.role}
+            orgs = [{"name": name} for name in ORGS]
             return (
                 200,
-                {"type": "user", "name": self.user, "orgs": [{"name": name} for name in ORGS], "auth": {"accessToken": access}},
+                {"type": "user", "name": self.user, "orgs": orgs, "auth": {"accessToken": access}},
                 {},
             )
         if path == "/api/validate-yaml":
