@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hf_shrink.onnx_model import OnnxModel
     from hf_shrink.pipeline import run
     from hf_shrink.pruning.config import PruningConfig
+    from hf_shrink.publishing.push import push
     from hf_shrink.quantization.config import QuantizationConfig
     from hf_shrink.recipe import Recipe
     from hf_shrink.training.trainer import ShrinkTrainer
@@ -38,6 +39,7 @@ _HOMES = {
     "export_onnx": "hf_shrink.loading.onnx_export",
     "measure": "hf_shrink.measurement.measure",
     "prune": "hf_shrink.loading.oneshot",
+    "push": "hf_shrink.publishing.push",
     "quantize": "hf_shrink.loading.oneshot",
     "run": "hf_shrink.pipeline",
 }
@@ -56,6 +58,7 @@ __all__ = [
     "export_onnx",
     "measure",
     "prune",
+    "push",
     "quantize",
     "run",
 ]

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 
+from hf_shrink import cli_hub
 from hf_shrink.errors import RecipeError
-from hf_shrink.exits import reported
+from hf_shrink.terminal import Json, reported, show
 
 app = typer.Typer(
     help="Make Transformers models several times smaller while they are fine-tuned, and prove it.",
@@ -23,11 +23,12 @@ app = typer.Typer(
 )
 
 
-RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe: one YAML file is one complete run.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or a model made by one: folder or OWNER/NAME.")
+]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 
 
 def main() -> None:
@@ -40,15 +41,9 @@ def main() -> None:
 def _recipe(path: Path, overrides: list[str]) -> Any:
     from hf_shrink.recipe import Recipe
 
+    if path.is_dir() or (not path.suffix and not path.exists() and len(path.parts) == 2):
+        return Recipe.from_pretrained(path.as_posix(), overrides=tuple(overrides))
     return Recipe.from_yaml(path, overrides=tuple(overrides))
-
-
-def _show(result: Any, as_json: bool) -> None:
-    """``result`` has ``to_json()`` and ``rich()``: one of them goes to stdout."""
-    if as_json:
-        typer.echo(json.dumps(result.to_json(), indent=1))
-    else:
-        Console(soft_wrap=not sys.stdout.isatty()).print(result.rich())
 
 
 @app.command()
@@ -69,7 +64,7 @@ def run(
     with contextlib.redirect_stdout(sys.stderr):  # libraries print; stdout is for the result
         outcome = run_recipe(parsed, overwrite=overwrite, accept_changes=tuple(accept_changes))
     if outcome.report:  # processes that only trained along have nothing to show
-        _show(outcome, as_json)
+        show(outcome, as_json)
 
 
 @app.command()
@@ -82,7 +77,7 @@ def plan(recipe: RecipeFile, set_: Overrides = [], as_json: Json = False) -> Non
 
     with contextlib.redirect_stdout(sys.stderr):
         result = make_plan(parsed)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -101,7 +96,7 @@ def measure(
 
     with contextlib.redirect_stdout(sys.stderr):
         result = measure_model(model, parsed)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -121,7 +116,7 @@ def compare(
     if markdown:
         typer.echo(result.markdown())
     else:
-        _show(result, as_json)
+        show(result, as_json)
 
 
 @app.command()
@@ -132,7 +127,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
 
     with contextlib.redirect_stdout(sys.stderr):
         result = inspect_model(model)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -163,7 +158,7 @@ def prune(
     with contextlib.redirect_stdout(sys.stderr):
         entry = entry_of(structure, criterion, sparsity, set_)
         result = prune_model(model, folder, entry, revision=revision, recipe=parsed, texts=texts, save_recipe=save_recipe)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -186,7 +181,7 @@ def quantize(
     with contextlib.redirect_stdout(sys.stderr):
         words = [f"bits={bits}", *set_]
         result = quantize_model(model, folder, words, revision=revision, report=report, plots=plots)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -206,7 +201,7 @@ def sensitivity(
 
     with contextlib.redirect_stdout(sys.stderr):
         result = measure_sensitivity(parsed, rows=rows, fractions=tuple(fraction), latency=latency, plots=plots)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -243,7 +238,7 @@ def export(
             result = export_for_onnx(source, folder, mode or "dynamic", recipe=parsed, texts=texts)
         else:
             result = export_uniform(source, folder) if uniform else export_with_code(source, folder)
-    _show(result, as_json)
+    show(result, as_json)
 
 
 @app.command()
@@ -279,3 +274,7 @@ def env(as_json: Json = False) -> None:
 
     facts = environment()
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
+
+
+for hub_command in cli_hub.COMMANDS:
+    app.command()(hub_command)

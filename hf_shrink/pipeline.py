@@ -24,6 +24,8 @@ from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
+from hf_shrink.publishing.push import Pushed, push_to
+from hf_shrink.publishing.target import Target, preflight
 from hf_shrink.quantization.config import entry_for
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
@@ -50,14 +52,16 @@ class Outcome:
     Attributes:
         folder: the artefact: model, tokenizer, card, recipe and report.
         report: the contents of ``hf_shrink_report.json``; empty in processes that only trained along.
+        pushed: what ``publishing.push_to`` led to; None without it.
     """
 
     folder: Path
     report: dict[str, Any]
+    pushed: Pushed | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The report."""
-        return self.report
+        """The report, and what was published."""
+        return self.report if self.pushed is None else {**self.report, "pushed": self.pushed.to_json()}
 
     def comparison(self) -> Comparison:
         """Every stage side by side."""
@@ -67,7 +71,9 @@ class Outcome:
         """Table and remarks for the terminal."""
         from rich.console import Group
 
-        return Group(self.comparison().rich(), *(f"- {remark}" for remark in self.report["remarks"]), f"wrote {self.folder}")
+        published = [] if self.pushed is None else [self.pushed.rich()]
+        remarks = (f"- {remark}" for remark in self.report["remarks"])
+        return Group(self.comparison().rich(), *remarks, f"wrote {self.folder}", *published)
 
 
 def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str] = ()) -> Outcome:
@@ -91,7 +97,10 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         prepared = prepare(recipe, download=True)
         job = Job(recipe, prepared, prepared.tokens, work)
         _check_room(job)
+        target = _target(recipe)
         if isinstance(work, Workspace):
+            if target is not None:
+                preflight(target)  # hours before there is anything to publish
             work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
         teacher = _teacher(job)
         student = _student(job, teacher)
@@ -100,9 +109,17 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         small = _shrunk(job, work, student)
         _final(job, work, small)
         _onnx(job, work, small)
-        return Outcome(work.folder, write_report(recipe, prepared, job.tokens, work))
+        report = write_report(recipe, prepared, job.tokens, work)
+        return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
     finally:
         work.close()
+
+
+def _target(recipe: Recipe) -> Target | None:
+    words = recipe.publishing
+    if words.push_to is None:
+        return None
+    return Target(words.push_to, words.public, words.create_pr, words.revision, words.tag)
 
 
 def _check_room(job: Job) -> None:

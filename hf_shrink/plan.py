@@ -250,9 +250,12 @@ def _warnings(recipe: Recipe) -> tuple[str, ...]:
 
 def _report(recipe: Recipe, judged: str) -> StagePlan:
     batches = " and ".join(str(size) for size in recipe.measurement.batch_sizes)
-    does = (
+    does: tuple[str, ...] = (
         f"measures every stage: quality on {judged}, size, memory, MACs, speed at batch {batches}",
         "writes the card, loads the folder again and compares its logits",
     )
+    if recipe.publishing.push_to is not None:
+        seen = "public" if recipe.publishing.public else "private"
+        does = (*does, f"publishes the folder to {recipe.publishing.push_to} on the Hub, {seen}, in one commit")
     writes = "config.json, model.safetensors, tokenizer, README.md, hf_shrink_report.json, hf_shrink_recipe.yaml"
     return StagePlan("report", does, {}, None, None, writes)

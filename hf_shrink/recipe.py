@@ -24,6 +24,8 @@ from hf_shrink.quantization.config import Quantization, entry_for
 from hf_shrink.recipe_checks import recipe_problems
 from hf_shrink.reference import markdown
 from hf_shrink.starter import STARTER as STARTER
+from hf_shrink.stored import RECIPE as STORED_RECIPE
+from hf_shrink.stored import stored_file
 from hf_shrink.tasks import TaskName
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.yaml_core import write
@@ -111,6 +113,22 @@ class Recipe(Config):
         if found:
             raise RecipeError(_report(found))
         return recipe
+
+    @classmethod
+    def from_pretrained(cls, reference: str | Path, *, revision: str | None = None, overrides: Sequence[str] = ()) -> Self:
+        """The recipe that made a published model.
+
+        What was local to its author is ``local: NAME`` there; say with ``overrides`` where yours is (``data.dataset=...``).
+
+        Args:
+            reference: a folder of a run, or ``owner/name`` on the Hub.
+            revision: commit, tag or branch on the Hub.
+            overrides: as in ``from_text``.
+
+        Raises:
+            MismatchError: the model was not made by a recipe. ResourceError: it cannot be had. RecipeError: as ``from_text``.
+        """
+        return cls.from_yaml(stored_file(reference, STORED_RECIPE, revision=revision), overrides)
 
     def effective_pruning(self) -> tuple[PruningConfig, ...]:
         """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.models.reference import resolve
+from hf_shrink.publishing.private import DESTINATION
 from hf_shrink.recipe import Recipe
 from hf_shrink.tables import nearest
 from hf_shrink.workspace import ORDER, STAGES, Workspace
@@ -21,6 +22,9 @@ _FIRST_STAGE = {
     "version": "report",
 }
 """The first stage that a section of the recipe reaches; sections that are not here reach the student."""
+
+_PLACES = {"output_dir", *(f"publishing.{key}" for key in DESTINATION)}
+"""Keys that say where things are: a folder may be moved, and a finished run published."""
 
 
 def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str]) -> Workspace:
@@ -63,7 +67,7 @@ def _refuse_own_sources(recipe: Recipe, folder: Path) -> None:
 def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> None:
     """Compare with the recipe that the folder belongs to, and forget the stages that accepted changes reach."""
     before = _recorded(work)
-    changed = [key for key in before.changed_keys(recipe) if key != "output_dir"]  # a folder may be moved
+    changed = [key for key in before.changed_keys(recipe) if key not in _PLACES]
     if unknown := [key for key in accept_changes if not any(_within(one, key) for one in changed)]:
         raise RecipeError(f"--accept-changes {unknown[0]}: that key has not changed.{nearest(unknown[0], changed)}")
     if refused := [key for key in changed if not any(_within(key, one) for one in accept_changes)]:

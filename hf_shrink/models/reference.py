@@ -10,6 +10,8 @@ from hf_shrink.errors import RecipeError, ResourceError, SecurityError
 from hf_shrink.lines import without_home
 
 _PACKAGE = "package:"
+_LOCAL = "local: "
+"""How a published recipe writes a path of its author's."""
 
 
 def resolve(reference: str) -> str:
@@ -22,6 +24,8 @@ def resolve(reference: str) -> str:
         ResourceError: the package is not installed, or has no such folder.
         SecurityError: the path leaves the package, by ``..``, as an absolute path or through a link.
     """
+    if reference.startswith(_LOCAL):
+        raise RecipeError(f"{reference!r} lay on the machine of the recipe's author; say where yours is, e.g. --set model=...")
     if not reference.startswith(_PACKAGE):
         return reference
     name, _, inside = reference.removeprefix(_PACKAGE).partition("/")

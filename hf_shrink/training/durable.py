@@ -8,17 +8,17 @@ from typing import Any
 from accelerate.utils import broadcast_object_list
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 
 from hf_shrink.errors import ResourceError, ShrinkError
+from hf_shrink.training.publishing import PublishingTrainer
 from hf_shrink.training.space import check_space, checkpoint_bytes, checkpoints_kept
 from hf_shrink.training.store import STAGING, check_whole, commit, newest_to_resume, newest_whole, rotate, tidy
 
 logger = logging.getLogger(__name__)
 
 
-class DurableTrainer(Trainer):
+class DurableTrainer(PublishingTrainer):
     """Lets ``Trainer`` write its checkpoint into a staging folder, then commits it."""
 
     _is_staging = False
@@ -113,9 +113,3 @@ class DurableTrainer(Trainer):
             best = self.state.best_model_checkpoint
             rotate(Path(folder), keep=self.args.save_total_limit, protected=[Path(final), *([Path(best)] if best else [])])
         self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            self._push_from_checkpoint(final)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._is_staging:  # the folder is about to be renamed; it is pushed after that
-            super()._push_from_checkpoint(checkpoint_folder)

@@ -2,15 +2,13 @@
 
 import collections
 import errno
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
 from hf_shrink.errors import NonFiniteError, ResourceError
 from hf_shrink.training import space
-from hf_shrink.training.manifest import first_fault
 from tests.training.runs import model_for, same, trainer_for, weights
 
 
@@ -130,13 +128,3 @@ def test_a_disk_that_fills_up_while_saving_is_named_and_leaves_the_older_checkpo
     again = trainer_for("bert", "classification", tmp_path, save_strategy="steps", save_steps=2)
     again.train(resume_from_checkpoint=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
-
-
-def test_a_checkpoint_is_pushed_under_its_final_name_once_it_is_whole(tmp_path, monkeypatch):
-    """An upload that runs while the folder is renamed sends half of it."""
-    pushed = []
-    monkeypatch.setattr(Trainer, "_push_from_checkpoint", lambda _, folder: pushed.append((folder, first_fault(Path(folder)))))
-    trainer = trainer_for("bert", "classification", tmp_path, save_strategy="steps", save_steps=3)
-    trainer.args.push_to_hub = True
-    trainer.train()
-    assert pushed == [(str(tmp_path / f"checkpoint-{step}"), None) for step in (3, 6)]

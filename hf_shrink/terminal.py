@@ -1,12 +1,14 @@
-"""What a command raises, as a few lines on stderr and an exit code."""
+"""What every command shares: errors as a few lines and an exit code, and a result for people or for programs."""
 
 import errno
 import functools
+import json
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import ParamSpec
+from typing import Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
@@ -16,6 +18,8 @@ from hf_shrink.errors import ResourceError, ShrinkError
 from hf_shrink.lines import without_home
 
 P = ParamSpec("P")
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
 
 _RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
 _RESOURCE_WORDS = ("out of memory", "can't allocate memory", "No space left on device", "file write failed")
@@ -66,3 +70,11 @@ def _fail(message: str, code: int, *, hint: bool = False) -> None:
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     console.print(f"[bold red]error:[/] {escape(without_home(message))}")
     raise typer.Exit(code)
+
+
+def show(result: Any, as_json: bool) -> None:
+    """``result`` has ``to_json()`` and ``rich()``: one of them goes to stdout."""
+    if as_json:
+        typer.echo(json.dumps(result.to_json(), indent=1))
+    else:
+        Console(soft_wrap=not sys.stdout.isatty()).print(result.rich())
