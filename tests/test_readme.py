@@ -5,11 +5,14 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hf_shrink import Recipe
+from tests.publishing.conftest import client_env
+from tests.publishing.fake_hub import FakeHub
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +34,13 @@ def own(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest.fixture(scope="module")
+def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The environment in which the Hub is one of the tests' own."""
+    with FakeHub(tmp_path_factory.mktemp("cas")) as hub:
+        yield client_env(hub, tmp_path_factory.mktemp("home"), xet=False)
+
+
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[-1][:30])
 def test_a_python_block_runs(own: Path, block: str):
     done = subprocess.run([sys.executable, "-c", block], cwd=own, capture_output=True, text=True, check=False)
@@ -38,11 +48,16 @@ def test_a_python_block_runs(own: Path, block: str):
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("hf-shrink")])
-def test_a_command_runs(own: Path, line: str):
+def test_a_command_runs(own: Path, online: dict[str, str], line: str):
     """The recipe's name is the shipped one; its contents are cut down to the tiny project."""
     words = shlex.split(line)
     done = subprocess.run(
-        [str(Path(sys.executable).parent / words[0]), *words[1:]], cwd=own, capture_output=True, text=True, check=False
+        [str(Path(sys.executable).parent / words[0]), *words[1:]],
+        cwd=own,
+        env=online if "my-name/" in line else None,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0 and done.stdout.strip(), done.stderr[-2000:]
 

@@ -24,6 +24,7 @@ WRITER, READER, OTHER = (
     "hf_otherOTHERother",
 )
 USERS = {WRITER: ("alice", "write"), READER: ("alice", "read"), OTHER: ("bob", "write")}
+ORGS = ("acme", "my-name")
 LARGE = 2000
 """Bytes from which any file is a large one; weights always are."""
 
@@ -213,7 +214,12 @@ class HubHandler(Handler):
             if not self.user:
                 return 401, {"error": "Invalid username or password."}, {}
             access = {"displayName": "test", "role": self.role}
-            return 200, {"type": "user", "name": self.user, "orgs": [{"name": "acme"}], "auth": {"accessToken": access}}, {}
+            orgs = [{"name": name} for name in ORGS]
+            return (
+                200,
+                {"type": "user", "name": self.user, "orgs": orgs, "auth": {"accessToken": access}},
+                {},
+            )
         if path == "/api/validate-yaml":
             return 200, {"errors": [], "warnings": []}, {}
         if path == "/api/repos/create":
@@ -229,7 +235,7 @@ class HubHandler(Handler):
     def _create(self, asked: dict[str, Any]) -> tuple[int, Any, dict[str, str]]:
         owner = asked.get("organization") or self.user
         name = f"{owner}/{asked['name']}"
-        if self.role != "write" or owner not in (self.user, "acme"):
+        if self.role != "write" or owner not in (self.user, *ORGS):
             return 403, {"error": "forbidden"}, {"X-Error-Message": f"You don't have the rights to create {name}"}
         url = {"url": f"{self.fake.url}/{name}"}
         if name in self.fake.repos:
@@ -239,7 +245,7 @@ class HubHandler(Handler):
 
     def _repo(self, name: str, rest: str) -> tuple[int, Any, dict[str, str]]:
         repo = self.fake.repos.get(name)
-        mine = repo is not None and repo.owner in (self.user, *(["acme"] if self.user else []))
+        mine = repo is not None and repo.owner in (self.user, *(ORGS if self.user else ()))
         if repo is None or (repo.private and not mine):
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
         may_write = mine and self.role == "write"
@@ -381,7 +387,7 @@ class HubHandler(Handler):
 
     def _resolve(self, name: str, revision: str, path: str) -> tuple[int, Any, dict[str, str]]:
         repo = self.fake.repos.get(name)
-        if repo is None or (repo.private and repo.owner != self.user):
+        if repo is None or (repo.private and repo.owner not in (self.user, *(ORGS if self.user else ()))):
             return 404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
         if (sha := repo.find(revision)) is None:
             return 404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"}
