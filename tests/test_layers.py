@@ -29,7 +29,7 @@ LAYERS = [
     {"sensitivity"},
     {"job"},
     {"pipeline"},
-    {"exits"},
+    {"exits", "graphs"},
     {"cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}
