@@ -83,7 +83,7 @@ def test_a_process_without_hf_shrink_gets_the_logits_of_the_model_that_was_saved
 def test_every_stage_is_measured_and_the_small_model_is_smaller(project: Path):
     report = json.loads((project / "runs/quickstart/hf_shrink_report.json").read_text())
     names = [stage["name"] for stage in report["stages"]]
-    assert names == ["floor", "teacher", "student", "shrunk", "quantized"]
+    assert names == ["floor", "teacher", "student", "shrunk", "quantized", "onnx"]
     found = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in report["stages"]}
     assert found["shrunk"]["parameters"] < found["student"]["parameters"] < found["teacher"]["parameters"]
     assert found["quantized"]["bytes_on_disk"] < found["shrunk"]["bytes_on_disk"] < found["teacher"]["bytes_on_disk"]
@@ -377,7 +377,7 @@ def test_two_processes_end_with_one_artefact(own: Path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads(done.stdout)
-    assert report["reload"]["max_difference"] == 0.0 and report["stages"][-1]["name"] == "quantized"
+    assert report["reload"]["max_difference"] == 0.0 and report["stages"][-1]["name"] == "onnx"
 
 
 def test_a_project_from_scratch_needs_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -54,8 +54,8 @@ def test_every_public_name_is_there_and_the_type_checker_sees_the_same_ones():
 
 
 def test_an_unknown_name_is_an_attribute_error():
-    with pytest.raises(AttributeError, match="no attribute 'push'"):
-        _ = hf_shrink.push
+    with pytest.raises(AttributeError, match="no attribute 'squeeze'"):
+        _ = hf_shrink.squeeze
 
 
 def test_the_version_is_the_installed_one():
