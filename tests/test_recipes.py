@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hf_shrink import Recipe, run
+from hf_shrink.quantization.config import entry_for
 from tests.project import overrides_for, project_for
 
 ROOT = Path(__file__).parent.parent
