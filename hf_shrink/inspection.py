@@ -21,6 +21,7 @@ from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.families import FAMILIES
 from hf_shrink.lines import first_line
 from hf_shrink.models.reference import local_folder
+from hf_shrink.onnx_model import FOLDER, INT8, holds_graph
 
 _SCALES = (".SCB", ".weight_format", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _NO_WEIGHTS = {torch.int64, torch.bool}
@@ -122,6 +123,7 @@ def inspect_model(reference: str) -> Inspection:
         ResourceError: it is not on this machine. MismatchError: no config or no safetensors. IntegrityError: a damaged file.
     """
     folder = local_folder(reference)
+    _refuse_graphs(folder)
     data = _config(folder)
     quantized = data.get("quantization_config") or {}
     model = _model(folder, data, quantized)
@@ -137,6 +139,15 @@ def inspect_model(reference: str) -> Inspection:
         quantization=_quantization(quantized),
         parts=tuple(_part(place, parts[place], model) for place in sorted(parts)),
     )
+
+
+def _refuse_graphs(folder: Path) -> None:
+    if holds_graph(folder) or ((folder / FOLDER / INT8).is_file() and not list(folder.glob("*.safetensors"))):
+        above = folder if folder.name != FOLDER else folder.parent
+        raise MismatchError(
+            f"{folder.name}: a graph for ONNX Runtime, which does not say what its layers are.\n"
+            f"Size and speed: hf-shrink measure {above.name}/{FOLDER}"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:

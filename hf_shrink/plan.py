@@ -26,7 +26,7 @@ from hf_shrink.pruning.pruner import Pruner, check_during
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
-from hf_shrink.quantization.onnx_graph import check_room, signature_of
+from hf_shrink.quantization.onnx_graph import check_installed, check_room, signature_of
 from hf_shrink.quantization.onnx_size import onnx_bytes
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
@@ -165,6 +165,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
 
 
 def _onnx(student: PreTrainedModel, config: QuantizationConfig) -> StagePlan:
+    check_installed()
     signature_of(student)
     check_room(student)
     kept = keep_plan(student, config)

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hf_shrink import OnnxModel, Recipe, measure, run
-from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
 from hf_shrink.files import sha256
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.plan import make_plan
@@ -60,6 +61,14 @@ def test_the_stage_is_planned_measured_and_in_the_card(own: Path):
     assert "import onnxruntime" in (own / "README.md").read_text()
     stage = next(stage for stage in make_plan(recipe(STATIC)).stages if stage.name == "onnx")
     assert "128 training rows" in stage.does[0] and stage.writes == "onnx" and stage.bytes is not None
+
+
+@pytest.mark.parametrize("library", ["onnx", "onnxruntime"])
+def test_a_missing_library_is_found_before_anything_is_trained(library: str, own: Path, monkeypatch: pytest.MonkeyPatch):
+    """Found by the stage itself, after hours."""
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ResourceError, match=r"hf-shrink\[onnx\]"):
+        make_plan(recipe(STATIC))
 
 
 def test_a_second_call_writes_nothing_and_a_damaged_graph_is_found(own: Path):

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -29,6 +30,9 @@ from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.units import NOUNS
 from hf_shrink.pruning.widths import hidden_dims
+
+_PIECE = 2**13
+"""Bytes of a packed mask that are unpacked at once."""
 
 CRITERIA = ("magnitude", "magnitude_l2", "random")
 """What scores weights by themselves."""
@@ -59,19 +63,42 @@ class Narrowing:
         self.layers: dict[str, tuple[int, ...]] = {}  # path of a list of layers -> which of them stay
         self._parts: dict[str, list[tuple[int, Tensor, float]]] = {}
         self._zeros: dict[str, tuple[Group, Tensor]] = {}
+        self._room: dict[torch.dtype, Tensor] = {}
+        self._largest = 0
 
     def __contains__(self, name: str) -> bool:
         return name in self._parts or name in self._zeros
 
-    def apply(self, name: str, tensor: Tensor) -> Tensor:
-        """The part of the stored ``tensor`` that is left of it."""
+    def apply(self, name: str, tensor: Tensor, *, passing: bool = False) -> Tensor:
+        """The part of the stored ``tensor`` that is left of it; ``passing``: nobody reads the result after the next call."""
         for dim, index, factor in self._parts.get(name, ()):
             tensor = tensor.index_select(dim, index.to(tensor.device))
             tensor = tensor if factor == 1.0 else tensor * factor
         if name in self._zeros:
             group, packed = self._zeros[name]
-            tensor = tensor * group.pieces[0].spread(unpack(packed, group.shape, name=name)).to(tensor.device)
+            lasting = not passing or tensor.device.type != "cpu"
+            mask = unpack(packed, group.shape, name=name) if lasting else self._mask(group, packed)
+            product = None if lasting else self._free(tensor.dtype, tensor.shape)
+            tensor = torch.mul(tensor, group.pieces[0].spread(mask).to(tensor.device), out=product)
         return tensor
+
+    def _mask(self, group: Group, packed: Tensor) -> Tensor:
+        """As ``unpack``, by small pieces."""
+        mask = self._free(torch.bool, group.shape)
+        flat = mask.view(-1)
+        for piece, bits in zip(torch.split(flat, 8 * _PIECE), torch.split(packed, _PIECE), strict=True):
+            piece.copy_(torch.from_numpy(np.unpackbits(bits.numpy(), count=piece.numel())))
+        return mask
+
+    def _free(self, dtype: torch.dtype, shape: torch.Size) -> Tensor:
+        """Memory for any of the weights that lose entries, the same each time.
+
+        Taken from the allocator and given back for each weight, it would leave gaps between what is made of the weights, and
+        they add up to the size of the model.
+        """
+        if dtype not in self._room:
+            self._room[dtype] = torch.empty(self._largest, dtype=dtype)
+        return self._room[dtype][: shape.numel()].view(shape)
 
     def original(self, name: str) -> str:
         """What ``name`` was called before layers in front of it left."""
@@ -88,6 +115,7 @@ class Narrowing:
     def zero(self, name: str, group: Group, packed: Tensor) -> None:
         """The tensor ``name`` keeps its shape and loses what the mask removes that is in ``packed``, one bit an entry."""
         self._zeros[name] = (group, packed)
+        self._largest = max(self._largest, group.pieces[0].parameter.numel())
 
 
 def narrow(

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from rich.table import Table
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
+from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError
 from hf_shrink.finite import check_finite
 from hf_shrink.loading.save import fresh_folder
 from hf_shrink.measurement.inputs import longest, random_inputs
 from hf_shrink.measurement.subjects import at_rest
 from hf_shrink.onnx_model import FLOAT, FOLDER, INT8, OnnxModel
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.onnx_graph import Signature, float_graph, signature_of
+from hf_shrink.quantization.onnx_graph import Signature, float_graph, in_float32, signature_of
 from hf_shrink.quantization.onnx_int8 import Feed, int8_graph
 from hf_shrink.quantization.onnx_size import tables_of
 from hf_shrink.quantization.plan import keep_plan
@@ -87,30 +87,56 @@ def export_onnx(
 
     Args:
         model: a float model of any shapes, with one of the heads of ``signature_of``; stays as it is.
-        folder: files of the same names are replaced, all of them or none.
+        folder: files of the same names are replaced, all of them or none. The config of a folder that holds the model's
+            weights, perhaps in fewer bits, stays: they would not load without it.
         config: with ``backend="onnx"``; None takes its defaults.
         tokenizer: saved beside the graph.
         calibration: batches for ``mode="static"``: ``input_ids``, ``attention_mask`` and what else the graph takes.
 
     Raises:
-        RecipeError: quantised already, a family or head that is not exported, or a config that does not fit.
+        RecipeError: quantised already, a family or head that is not exported, a config that does not fit, or a folder with the
+            weights of another model.
+        MismatchError: calibration that the model does not take.
         NonFiniteError: a weight or an output is NaN or infinite.
         IntegrityError: the float graph does not compute what torch does.
         ResourceError: onnx or onnxruntime is missing, the model is too large, or the disk is full.
     """
     folder = Path(folder)
+    has_config = _is_of(folder, model)
     with fresh_folder(folder) as fresh, quiet_loading():
         result = write_graphs(model, fresh, config or QuantizationConfig(backend="onnx"), calibration=calibration)
-        stored = copy.deepcopy(model.config)
-        if hasattr(stored, "quantization_config"):
-            del stored.quantization_config  # shapes for a loader of weights, which are not here
-        stored.architectures = [type(model).__name__]
-        stored.save_pretrained(fresh)
-        if model.can_generate() and model.generation_config is not None:
-            model.generation_config.save_pretrained(fresh)
+        if not has_config:
+            _save_config(model, fresh)
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
     return OnnxExport(str(folder), **{name: value for name, value in vars(result).items() if name != "folder"})
+
+
+_SAME = ("model_type", "hidden_size", "num_hidden_layers", "vocab_size", "id2label")
+
+
+def _is_of(folder: Path, model: PreTrainedModel) -> bool:
+    """Whether ``folder`` holds weights of ``model``, and so a config that says how they are stored; none is False."""
+    if not any(path for kind in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(kind)):
+        return False
+    try:
+        found = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError):
+        found = None
+    same = [getattr(found, name, None) == getattr(model.config, name, None) for name in _SAME]
+    if not all(same) or (getattr(found, "architectures", None) or [""])[0] != type(model).__name__:
+        raise RecipeError(f"export_onnx: {folder.name} holds the weights of another model; name another folder.")
+    return True
+
+
+def _save_config(model: PreTrainedModel, folder: Path) -> None:
+    stored = copy.deepcopy(model.config)
+    if hasattr(stored, "quantization_config"):
+        del stored.quantization_config  # shapes for a loader of weights, which are not here
+    stored.architectures = [type(model).__name__]
+    stored.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
 
 
 def write_graphs(
@@ -119,16 +145,17 @@ def write_graphs(
     """Write ``onnx/`` alone into ``folder``, which nobody else reads yet; arguments and errors as in ``export_onnx``."""
     _check(model, config, calibration)
     signature, plan = signature_of(model), keep_plan(model, config)
-    feeds = (_feed(batch, signature, model) for batch in calibration or ())
-    graph = float_graph(model)
+    exact_model = in_float32(model)
+    feeds = (_feed(batch, signature, exact_model) for batch in calibration or ())
+    graph = float_graph(exact_model)
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     whole, small = folder / FOLDER / FLOAT, folder / FOLDER / INT8
     whole.write_bytes(graph.SerializeToString())
-    exact, *_ = compare_with_torch(OnnxModel(whole, model.config), model)
+    exact, *_ = compare_with_torch(OnnxModel(whole, model.config), exact_model)
     if not exact <= TOLERANCE:  # a NaN is no small difference
         raise IntegrityError(f"onnx: the float graph differs from torch by up to {exact:.3g}; {TOLERANCE:.0e} is rounding.")
     small.write_bytes(int8_graph(graph, plan.quantized, tables_of(model), config, feeds).SerializeToString())
-    _, difference, agreement = compare_with_torch(OnnxModel(small, model.config), model)
+    _, difference, agreement = compare_with_torch(OnnxModel(small, model.config), exact_model)
     if not np.isfinite(difference):
         raise NonFiniteError("onnx: the int8 graph puts out NaN or infinities where torch does not.")
     if not config.float_graph:
@@ -215,10 +242,13 @@ def _complete(batch: Batch) -> dict[str, Tensor]:
 
 def _feed(batch: Batch, signature: Signature, model: PreTrainedModel) -> Feed:
     """A calibration batch as the graph takes it, with an empty cache where it has one."""
+    if "input_ids" not in batch:
+        raise MismatchError(f"onnx: a calibration batch has no input_ids; it has: {', '.join(batch) or 'nothing'}.")
+    batch = {name: tensor.cpu() for name, tensor in batch.items()}
     ids = batch["input_ids"]
     mask = batch.get("attention_mask", torch.ones_like(ids))
     whole = {"token_type_ids": torch.zeros_like(ids), "position_ids": _positions(mask), **batch, "attention_mask": mask}
-    feed = {name: whole[name].cpu().numpy() for name in signature.inputs}
+    feed = {name: whole[name].numpy() for name in signature.inputs}
     if signature.layers:
         with at_rest(model):
             seen = model(input_ids=ids[:, :1], use_cache=True).past_key_values
@@ -231,6 +261,10 @@ def _feed(batch: Batch, signature: Signature, model: PreTrainedModel) -> Feed:
 def _check(model: PreTrainedModel, config: QuantizationConfig, calibration: Iterable[Batch] | None) -> None:
     if config.backend != "onnx":
         raise RecipeError(f"export_onnx: the config says backend {config.backend!r}; write QuantizationConfig(backend='onnx').")
+    if not isinstance(model, PreTrainedModel):
+        raise RecipeError(
+            f"onnx: {type(model).__name__} is no model of transformers; of one with adapters, merge_and_unload()."
+        )
     if (existing := existing_quantization(model)) is not None:
         raise RecipeError(
             f"onnx: the model is quantised already ({existing}), and its weights are in that library's format.\n"

@@ -85,7 +85,7 @@ class Stream:
         if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(tensor.aminmax())).all():
             self._bad[name] = int((~torch.isfinite(tensor)).sum())
             return tensor  # transformers swallows what is raised here
-        tensor = self._narrowing.apply(name, tensor)
+        tensor = self._narrowing.apply(name, tensor, passing=name in self._quantized)
         if self._dtype is None or not tensor.is_floating_point():
             return tensor
         assert self._quantization is not None

@@ -29,6 +29,11 @@ from hf_shrink.quiet import quiet_loading
 from hf_shrink.tables import pick
 from hf_shrink.tasks import TASKS, Task
 
+_TOKENIZERS = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model"),
+    *("sentencepiece.bpe.model", "spm.model", "tekken.json"),
+)
+
 
 def load_tokenizer(reference: str, *, revision: str | None = None, download: bool = True) -> PreTrainedTokenizerBase:
     """The tokenizer of a model; one without a padding token (GPT-2, Llama) pads with its end-of-text token.
@@ -43,10 +48,15 @@ def load_tokenizer(reference: str, *, revision: str | None = None, download: boo
         SecurityError: it would run code of its own, or the reference leaves its package.
     """
     source = check_source(reference, revision)
+    missing = ResourceError(f"tokenizer of {shown(reference)}: not there. Save the model's tokenizer beside it.")
+    if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZERS):
+        raise missing
     with _explained(f"tokenizer of {shown(reference)}", revision):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False, local_files_only=not download
         )
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise missing  # transformers makes an empty one for some families
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

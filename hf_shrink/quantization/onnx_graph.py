@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 from hf_shrink.errors import RecipeError, ResourceError
 from hf_shrink.finite import check_finite
 from hf_shrink.lines import first_line
-from hf_shrink.onnx_model import FLOAT
+from hf_shrink.onnx_model import FLOAT, runtime
 
 OPSET = 17
 """The first with LayerNormalization; later ones say nothing that these graphs need."""
@@ -69,19 +69,31 @@ def signature_of(model: PreTrainedModel) -> Signature:
     """The inputs and outputs of the graph of ``model``, from its class and config alone.
 
     Raises:
-        RecipeError: a family or a head that is not exported.
+        RecipeError: a family or a head that is not exported, or that computes longer texts in another way.
     """
     family, name = model.config.model_type, type(model).__name__
     if family not in _ENCODERS + _DECODERS:
         raise RecipeError(f"onnx: models of type {family!r} are not exported. Known: {', '.join(_ENCODERS + _DECODERS)}.")
     end = next((end for end in _OUTPUTS if name.endswith(end)), None)
     causal = end in ("ForCausalLM", "LMHeadModel")
-    if end is None or (causal and family in _ENCODERS):
+    if end is None:
         raise RecipeError(f"onnx: {name} is not exported. Heads that are: {', '.join(_OUTPUTS)}.")
+    if causal and family in _ENCODERS:
+        raise RecipeError(f"onnx: {name} is not exported: as language models only {', '.join(_DECODERS)} are.")
+    _check_length(model.config, causal=causal)
     outputs, per_token = _OUTPUTS[end]
     more = ("position_ids",) if causal else ("token_type_ids",) if family in _WITH_TYPES else ()
     layers = int(model.config.num_hidden_layers) if causal else 0
     return Signature(("input_ids", "attention_mask", *more), outputs, per_token, layers)
+
+
+def _check_length(config: Any, *, causal: bool) -> None:
+    """A graph is the trace of a short text: what a longer one would be given instead is not in it."""
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if rope in ("dynamic", "longrope"):
+        raise RecipeError(f"onnx: rope_type {rope!r} depends on the length of the text, which a graph cannot say.")
+    if causal and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        raise RecipeError("onnx: language models with a sliding window are not exported; their cache has another form.")
 
 
 def float_graph(model: PreTrainedModel) -> Any:
@@ -121,6 +133,14 @@ def float_graph(model: PreTrainedModel) -> Any:
     if is_tied(model):
         _share_table(onnx, graph, model)
     return graph
+
+
+def in_float32(model: PreTrainedModel) -> PreTrainedModel:
+    """``model`` itself where it is in float32 on the CPU, else such a copy."""
+    if all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters()):
+        return model
+    result: Any = copy.deepcopy(model)
+    return result.to("cpu").float()  # type: ignore[no-any-return]
 
 
 def check_room(model: PreTrainedModel) -> None:
@@ -185,11 +205,9 @@ class _Graph(nn.Module):
 
 def _plain_copy(model: PreTrainedModel) -> PreTrainedModel:
     """In float32 on the CPU, in eval mode, with plain attention; weights are shared where they are so already."""
-    plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if plain else {}
+    model = in_float32(model)
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
     result: Any = copy.deepcopy(model, memo)
-    if not plain:
-        result = result.to("cpu").float()
     result.set_attn_implementation("eager")
     result.eval()
     return result  # type: ignore[no-any-return]
@@ -237,6 +255,12 @@ def _share_table(onnx: Any, graph: Any, model: PreTrainedModel) -> None:
     graph.graph.initializer.remove(second)
     turned = onnx.helper.make_node("Transpose", [table], [second.name], name=f"{table}/Transpose", perm=[1, 0])
     graph.graph.node.insert(list(graph.graph.node).index(product), turned)
+
+
+def check_installed() -> None:
+    """A ``ResourceError`` where a library that makes or runs graphs is missing."""
+    _onnx()
+    runtime()
 
 
 def _onnx() -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from hf_shrink.errors import ResourceError, ShrinkError
+from hf_shrink.errors import MismatchError, RecipeError, ResourceError, ShrinkError
 from hf_shrink.lines import first_line
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.onnx_graph import module_of
@@ -42,6 +42,7 @@ def int8_graph(
 
     Raises:
         ResourceError: onnxruntime is missing, or its quantiser fails.
+        RecipeError, MismatchError: calibration that is empty, or that the graph does not take.
     """
     model = _products_only(graph)
     names = [node.name for node in model.graph.node if node.op_type == "MatMul" and _multiplies(node, model, set(quantized))]
@@ -114,9 +115,13 @@ def _reader(calibration: Iterable[Feed]) -> Any:
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
             self._feeds: Iterator[Feed] = iter(calibration)
+            self._any = False
 
         def get_next(self) -> dict[str, Any] | None:
             feed = next(self._feeds, None)
+            if feed is None and not self._any:
+                raise RecipeError("onnx: calibration has no batch; give batches of real inputs.")
+            self._any = True
             return None if feed is None else dict(feed)
 
     return Reader()
@@ -141,5 +146,9 @@ def _explained() -> Iterator[None]:
         raise
     except ImportError as error:
         raise ResourceError(f"onnx: {first_line(error)}. Try: pip install 'hf-shrink[onnx]'") from error
-    except (RuntimeError, ValueError, AssertionError) as error:
+    except Exception as error:  # onnxruntime's own kinds share no base but this one
+        if type(error).__module__.startswith("onnxruntime"):  # a graph runs here for calibration alone
+            raise MismatchError(f"onnx: calibration does not fit the model: {first_line(error)}") from error
+        if not isinstance(error, RuntimeError | ValueError | AssertionError):
+            raise
         raise ResourceError(f"onnx: ONNX Runtime's quantiser failed: {first_line(error)}") from error

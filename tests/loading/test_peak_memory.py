@@ -1,7 +1,6 @@
 """Loading never holds the whole float model: the peak is that of plain bitsandbytes, on a model of about 100 MB."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,9 +31,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says how large a process has been")
 def test_peak_is_at_most_1_2_times_that_of_plain_bitsandbytes(folders):
     command = [sys.executable, peak_memory.__file__, *map(str, folders)]
-    # What is freed goes back to the system at once: compared is what is held, not what the allocator left between pieces.
-    env = os.environ | {"MALLOC_MMAP_THRESHOLD_": "131072"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env, timeout=900, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     grew = json.loads(done.stdout.splitlines()[-1])
     assert min(grew.values()) > 50e6, "too small to compare"

@@ -307,6 +307,7 @@ def test_contradictions_are_refused(name, given, says, stored):
         ({"pruning": "ffn"}, "must be a PruningConfig or a list"),
         ({"pruning": [3]}, "must be a PruningConfig or a dict"),
         ({"quantization": 8}, "must be a QuantizationConfig or a dict"),
+        ({"quantization": {"backend": "onnx"}}, "call export_onnx"),
         ({"quantization": {"bits": 8, "quant_typ": "nf4"}}, "Did you mean 'quant_type'"),
         ({"quantization": {"bits": 4, "quant_type": "zz9"}}, "nf4"),
         ({"quantisation": {}}, "Did you mean 'quantization'"),

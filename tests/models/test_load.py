@@ -270,3 +270,13 @@ def test_a_checkpoint_without_the_head_of_a_language_model_is_refused(tmp_path: 
     tiny_causal_lm("llama", tie_word_embeddings=False).base_model.save_pretrained(tmp_path)
     with pytest.raises(MismatchError, match="lm_head"):
         load_for("causal-lm", str(tmp_path), new_head=True, label_names=())
+
+
+@pytest.mark.parametrize(("family", "named"), [("bert", False), ("bert", True), ("llama", False)])
+def test_a_folder_without_a_tokenizer_gets_none_made_up(family: str, named: bool, tmp_path: Path):
+    """transformers makes one of BERT's special tokens alone: every word would be unknown, and it would be published."""
+    tiny_classifier(family).save_pretrained(tmp_path)
+    if named:
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(ResourceError, match="tokenizer beside it"):
+        load_tokenizer(str(tmp_path))
