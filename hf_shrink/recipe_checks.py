@@ -33,6 +33,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _backends(data)
     yield from _task(data)
     yield from _losses(data)
+    yield from _smoothing(data)
 
 
 def _at(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
@@ -87,6 +88,15 @@ def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
     model, teacher_model = data.get("model"), _at(data, "teacher").get("model")
     if from_teacher and isinstance(model, str) and isinstance(teacher_model, str) and model != teacher_model:
         yield ("model",), f"would be ignored: the student starts from the teacher; write {teacher_model!r} here as well."
+
+
+def _smoothing(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Label smoothing is for classes: transformers leaves it out for sets of labels, and fails on numbers."""
+    task = TASKS.get(str(data.get("task")))
+    if task is not None and task.problem_type in ("multi_label_classification", "regression"):
+        for path in (("training",), ("teacher", "training")):
+            if _at(data, *path).get("label_smoothing_factor"):
+                yield (*path, "label_smoothing_factor"), f"there is none for {data['task']}; remove it."
 
 
 def _losses(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -14,10 +14,21 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.plan import make_plan
 from tests.project import UNUSED, make_lm_project, make_project
 from tests.test_label_tasks import LABELS
-from tests.tiny import VOCABULARY, colour_texts, tiny_causal_lm, tiny_config, tiny_lm_tokenizer, tiny_tokenizer
+from tests.tiny import (
+    COLOURS,
+    VOCABULARY,
+    colour_texts,
+    tiny_causal_lm,
+    tiny_classifier,
+    tiny_config,
+    tiny_lm_tokenizer,
+    tiny_tokenizer,
+)
 
 OWN = {"multi-label-classification": "binary_kl", "text-regression": "logit_mse"}
 """The loss on logits of each task that has no classes."""
+SET = ("blue", "green", "house", "red")
+"""The labels of the set of labels."""
 TASKS = ("text-classification", "token-classification", "causal-lm", *OWN)
 TRAINING = "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true, logging_steps: 1}"
 
@@ -35,7 +46,7 @@ def make(task: str, folder: Path) -> Path:
     return folder
 
 
-def recipe(task: str, *losses: str, more: str = "", teacher: str = "base") -> Recipe:
+def recipe(task: str, *losses: str, more: str = "", teacher: str = "base", training: str = TRAINING) -> Recipe:
     return Recipe.from_text(f"""
 version: 1
 task: {task}
@@ -43,7 +54,7 @@ model: base
 output_dir: runs/taught
 data: {{dataset: data, max_length: 32}}
 student: {{layers: 2}}
-teacher: {{model: {teacher}, training: {TRAINING}}}
+teacher: {{model: {teacher}, training: {training}}}
 distillation: {{losses: [{", ".join(losses)}]}}
 training: {TRAINING}
 measurement: {{batch_sizes: [1], length: 16, runs: 3, bootstrap: 100, threads: 1, memory: false}}
@@ -128,3 +139,35 @@ def test_layers_and_heads_that_pruning_has_taken_are_refused_by_the_plan(
     monkeypatch.chdir(make("text-classification", tmp_path))
     with pytest.raises(MismatchError, match=says):
         make_plan(recipe("text-classification", "{}", loss, more=f"pruning: {pruning}"))
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "kind", "says"),
+    [
+        ("text-regression", ("x",), None, None),
+        ("text-regression", ("x",), "regression", None),
+        (
+            "multi-label-classification",
+            ("blue", "green", "house", "red"),
+            "single_label_classification",
+            "problem_type to multi",
+        ),
+        ("multi-label-classification", SET, None, "problem_type to multi"),
+        ("text-classification", COLOURS, "multi_label_classification", "is for multi_label_classification"),
+        ("text-classification", COLOURS, None, None),
+    ],
+)
+def test_a_teacher_as_it_comes_is_for_the_same_kind_of_answer(
+    task: str, labels: tuple[str, ...], kind: str | None, says: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A softmax over the same names teaches a sigmoid without an error, and the report fails after all training."""
+    monkeypatch.chdir(make(task, tmp_path))
+    words = {"layers": 3, "hidden": 64, "ffn": 128, "vocab_size": len(VOCABULARY) + UNUSED, "problem_type": kind}
+    tiny_classifier(labels=labels, **words).save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer(unused=UNUSED).save_pretrained(tmp_path / "teacher")
+    chosen = recipe(task, f"{{loss: {OWN.get(task, 'forward_kl')}}}", teacher="teacher", training="null")
+    if says is not None:
+        with pytest.raises(MismatchError, match=says):
+            make_plan(chosen)
+    else:
+        assert [stage["name"] for stage in run(chosen).report["stages"]] == ["teacher", "student"]
