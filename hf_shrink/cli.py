@@ -229,8 +229,9 @@ def export(
     if not onnx and (mode or recipe or texts):
         raise RecipeError("export: --mode, --recipe and --texts belong to --onnx; leave them out.")
     parsed = _recipe(recipe, []) if recipe else None
+    from hf_shrink.graphs import export_for_onnx
     from hf_shrink.loading.export import export_uniform
-    from hf_shrink.shortcut import export_for_onnx, export_with_code
+    from hf_shrink.shortcut import export_with_code
 
     with contextlib.redirect_stdout(sys.stderr):
         result: Any

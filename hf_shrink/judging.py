@@ -34,7 +34,7 @@ def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
 
 
 def compare_models(references: Sequence[str]) -> Comparison:
-    """One run: all its stages. Several runs: what their reports say of their last stages. Others are measured now, in turns.
+    """One run: all its stages. Several runs: what their reports say of the models they hold. Others are measured now, in turns.
 
     Raises:
         ShrinkError: as ``measure_model``.

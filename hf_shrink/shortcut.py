@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -17,7 +17,6 @@ from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import prune, quantize
-from hf_shrink.loading.onnx_export import OnnxExport, export_onnx
 from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
 from hf_shrink.loading.uniform import example_inputs
@@ -99,12 +98,12 @@ def prune_model(
     if save_recipe is not None and recipe is not None:
         _check_new(save_recipe)
         stands_for = recipe_for(recipe, entry, reference).to_yaml()
-    model, tokenizer = load_model(reference, revision=revision), _tokenizer(reference, revision)
+    model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
     batches = None
     if recipe is not None or texts is not None:
         if tokenizer is None:
             raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
-        batches = _labelled(recipe, tokenizer) if recipe is not None else _plain(texts, tokenizer, model)
+        batches = labelled(recipe, tokenizer) if recipe is not None else plain(texts, tokenizer, model)
     small = prune(model, entry, batches)
     made = write(small, folder, tokenizer, before=model)
     if stands_for is not None and save_recipe is not None:
@@ -152,7 +151,7 @@ def quantize_model(
     check_empty(folder)
     source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
     config = QuantizationConfig(**source.data["quantization"])
-    model, tokenizer = load_model(reference, revision=revision), _tokenizer(reference, revision)
+    model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
     small = quantize(model, config)
     layers = fidelity(model, small, config) if report or plots is not None else None
     if layers is not None and plots is not None:
@@ -209,31 +208,6 @@ def export_with_code(source: Path, folder: Path) -> WithCode:
     return WithCode(str(folder), file.name)
 
 
-def export_for_onnx(
-    source: Path, folder: Path, mode: Literal["dynamic", "static"], *, recipe: Recipe | None = None, texts: Path | None = None
-) -> OnnxExport:
-    """Graphs of the float model in ``source`` for ONNX Runtime in ``folder``, which must not hold anything yet.
-
-    Args:
-        source: a folder with a model of any shapes.
-        mode: ``static`` calibrates on the training rows of ``recipe``, or on ``texts``, a sample a line.
-
-    Raises:
-        ShrinkError: whatever is wrong; nothing is written then.
-    """
-    check_empty(folder)
-    if (mode == "static") != (recipe is not None or texts is not None):
-        raise RecipeError("export --onnx: --mode static needs --recipe or --texts to calibrate on; no other mode reads them.")
-    config = QuantizationConfig(backend="onnx", mode=mode)
-    model, tokenizer = load_model(str(source)), _tokenizer(str(source), None)
-    batches = None
-    if recipe is not None or texts is not None:
-        if tokenizer is None:
-            raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
-        batches = _labelled(recipe, tokenizer) if recipe is not None else _plain(texts, tokenizer, model)
-    return export_onnx(model, folder, config, tokenizer=tokenizer, calibration=batches)
-
-
 def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTrainedModel) -> Made:
     """Save ``small``, load it again and compare; ``before`` is what the numbers are set against."""
     tier = save(small, folder, tokenizer=tokenizer)
@@ -270,20 +244,23 @@ def _check_new(file: Path) -> None:
         ) from None
 
 
-def _tokenizer(reference: str, revision: str | None) -> Any:
+def tokenizer_of(reference: str, revision: str | None) -> Any:
+    """The tokenizer of a model, or None where it has none."""
     try:
         return load_tokenizer(reference, revision=revision)
     except ResourceError:
         return None  # images, or weights alone
 
 
-def _labelled(recipe: Recipe, tokenizer: Any) -> list[dict[str, Tensor]]:
+def labelled(recipe: Recipe, tokenizer: Any) -> list[dict[str, Tensor]]:
+    """Batches of the first training rows of a recipe, with labels."""
     splits = load_splits(recipe.data, recipe.task, download=True)
     rows, pad = tokenize(splits, tokenizer, recipe.data.max_length).train, splits.format.collator(tokenizer)
     return [dict(pad([rows[i] for i in part])) for part in _parts(min(ROWS, len(rows)))]
 
 
-def _plain(texts: Path | None, tokenizer: Any, model: Any) -> list[dict[str, Tensor]]:
+def plain(texts: Path | None, tokenizer: Any, model: Any) -> list[dict[str, Tensor]]:
+    """Batches of the lines of a text file."""
     assert texts is not None
     try:
         lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()][:ROWS]

@@ -30,7 +30,7 @@ LAYERS = [
     {"sensitivity", "verification"},
     {"job"},
     {"pipeline"},
-    {"terminal"},
+    {"terminal", "graphs"},
     {"cli_hub"},
     {"cli", "__main__"},
 ]

@@ -81,6 +81,8 @@ class ShrinkConfig(QuantizationConfigMixin):
         self.head_dim = head_dim
         self.bitsandbytes = None if bitsandbytes is None else as_stored(bitsandbytes, "ShrinkConfig: bitsandbytes")
         self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
+        if self.quantization is not None and self.quantization.backend == "onnx":
+            raise RecipeError("ShrinkConfig: quantization.backend: onnx makes files, not a loaded model; call export_onnx.")
         self.pruning = _entries(pruning, self.quantization)
         if self.quantization is not None and self.bitsandbytes is not None:
             raise RecipeError("ShrinkConfig: quantization and bitsandbytes both say how weights are stored; keep quantization.")

@@ -7,7 +7,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.measurement.changes import against
 from hf_shrink.measurement.comparison import Cell, Comparison, TableRow
 from hf_shrink.measurement.measures import Row, rows
-from hf_shrink.measurement.reports import read_report
+from hf_shrink.measurement.reports import artefact, read_report
 from hf_shrink.measurement.values import Report
 
 Condition = tuple[str, ...]
@@ -18,7 +18,7 @@ def compare(items: Iterable[Report | str | Path], *, baseline: int | str | None 
 
     Args:
         items: reports, or folders with ``hf_shrink_report.json``. One folder alone gives all its stages; of several
-            folders each gives its last stage.
+            folders each gives the model that it holds.
         baseline: index or name of the report the others are set against; None takes the one that a single folder
             names, else the first.
 
@@ -50,7 +50,8 @@ def _reports(items: list[Report | str | Path]) -> tuple[list[Report], str | int]
 
 
 def _last(folder: Path) -> Report:
-    last = read_report(folder)[0][-1]
+    stages = read_report(folder)[0]
+    last = stages[artefact(stages)]
     return last.model_copy(update={"name": folder.resolve().name, "title": ""})
 
 

@@ -1,13 +1,20 @@
 """Reports read back from a finished run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.lines import first_line
 from hf_shrink.measurement.values import Report
+from hf_shrink.onnx_model import FOLDER
 
 NAME = "hf_shrink_report.json"
+
+
+def artefact(stages: Sequence[Report]) -> int:
+    """Index of the model that ``from_pretrained`` loads: the last of the stages but for graphs."""
+    return max((i for i, stage in enumerate(stages) if stage.name != FOLDER), default=len(stages) - 1)
 
 
 def read_report(folder: str | Path) -> tuple[list[Report], str | None]:

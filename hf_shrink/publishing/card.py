@@ -17,7 +17,9 @@ from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.measurement.markdown import cell, clean, code, inline
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.numbers import quantity, spread
+from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.values import Report
+from hf_shrink.onnx_model import FOLDER
 from hf_shrink.publishing.metadata import metadata, title
 from hf_shrink.publishing.private import published
 from hf_shrink.publishing.usage import graph_usage, usage
@@ -39,8 +41,7 @@ def render(report: Mapping[str, Any]) -> str:
     """
     clean_report = published(dict(report))
     stages = [Report.from_stage(stage) for stage in clean_report.get("stages") or []]
-    final = stages[-1] if stages else None
-    head = metadata(clean_report, final)
+    head = metadata(clean_report, stages[artefact(stages)] if stages else None)
     template = _environment().get_template("card_template.md")
     card = template.render(_facts(clean_report, stages), front_matter=Markup(write(head).strip()))
     check(card, head)
@@ -90,11 +91,13 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
     base = next((i for i, stage in enumerate(stages) if stage.name == report.get("baseline")), 0)
     table = compare(stages, baseline=base) if stages else None
     stored = dict(zip(table.names, table.precisions, strict=True)) if table else {}
-    precision = next((stored[name] for name in reversed(stored) if name != "onnx"), "")
+    final = stages[artefact(stages)] if stages else None
+    precision = stored.get(final.name, "") if final else ""
+    graph = next((i for i, stage in enumerate(stages) if stage.name == FOLDER), None)
     return {
         "name": title(report),
         "base": stages[base] if stages else None,
-        "final": stages[-1] if stages else None,
+        "final": final,
         "table": Markup(table.markdown()) if table and table.rows else None,
         "done": [stage for stage in stages if stage.did or stage.notes],
         "kept": report.get("kept_in_high_precision") or {},
@@ -114,26 +117,26 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "data": report.get("data") or {},
         "seed": report.get("seed"),
         "wall_time_s": report.get("wall_time_s"),
-        **_verdict(table),
-        **_scores(stages),
+        "verdict": _verdict(table, artefact(stages)) if table else None,
+        "graph_verdict": _verdict(table, graph) if table and graph is not None else None,
+        **_scores(final),
     }
 
 
-def _verdict(table: Comparison | None) -> dict[str, Any]:
-    """Last column against the baseline: factors above 1, each with its direction; nothing where both are the same model."""
-    found: dict[str, Any] = {"verdict": [], "quality": None, "timed": None}
-    if table is None or table.baseline == len(table.names) - 1:
-        return found
-    for row in table.rows:
-        cell = row.cells[-1]
+def _verdict(table: Comparison, column: int) -> dict[str, Any] | None:
+    """A column against the baseline: factors above 1, each with its direction; None where there is nothing to say."""
+    changes: list[dict[str, Any]] = []
+    quality, timed = None, None
+    for row in table.rows if column != table.baseline else ():
+        cell = row.cells[column]
         if cell is None:
             continue
-        found["quality"] = found["quality"] or _quality(row.name, cell.measurement.value)
+        quality = quality or _quality(row.name, cell.measurement.value)
         if row.name in {"bytes_on_disk", "latency_p50"} and cell.ratio and abs(cell.ratio - 1) > _SAME:
             kind = "size" if row.name == "bytes_on_disk" else row.label.removeprefix(f"{row.kind}, ")
-            found["verdict"].append({"kind": kind, "better": cell.ratio < 1, "factor": max(cell.ratio, 1 / cell.ratio)})
-            found["timed"] = found["timed"] if kind == "size" else row.setting
-    return found
+            changes.append({"kind": kind, "better": cell.ratio < 1, "factor": max(cell.ratio, 1 / cell.ratio)})
+            timed = timed if kind == "size" else row.setting
+    return {"changes": changes, "quality": quality, "timed": timed} if changes or quality else None
 
 
 def _quality(name: str, value: float) -> str | None:
@@ -145,9 +148,9 @@ def _quality(name: str, value: float) -> str | None:
     return None
 
 
-def _scores(stages: list[Report]) -> dict[str, Any]:
+def _scores(final: Report | None) -> dict[str, Any]:
     known = rows()
-    judged = [m for m in (stages[-1].measurements if stages else ()) if m.name in known and known[m.name].hub]
+    judged = [m for m in (final.measurements if final else ()) if m.name in known and known[m.name].hub]
     scores = [
         {
             "label": known[m.name].shown,

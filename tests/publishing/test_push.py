@@ -188,7 +188,7 @@ def test_somebody_elses_commit_in_between_is_a_conflict_and_stays(client: Client
         def kind(self) -> str:
             if "theirs.txt" not in mine.head():
                 mine.commit("main", {**mine.head(), **files}, "theirs")
-            return "status"
+            return "through"  # it is the server that has to see that the parent is no longer the head
 
         @kind.setter
         def kind(self, _: str) -> None: ...
