@@ -28,7 +28,7 @@ RecipeFile = Annotated[
 ]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set quantization.bits=4")]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.max_steps=50")]
 
 
 def main() -> None:

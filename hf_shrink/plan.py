@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_shrink.blueprint import blueprint
 from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
+from hf_shrink.distillation.fitting import check_teaching
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
@@ -121,15 +122,15 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     tokenizer = load_tokenizer(reference, revision=revision, download=download)
     start = blueprint(recipe.task, reference, revision, splits.label_names, download)
     tokens = tokenize(splits, tokenizer, recipe.data.max_length)
-    positions = longest(start) or getattr(start.config, "max_position_embeddings", None)
-    check_fit(tokens, getattr(start.config, "vocab_size", None), positions)
+    check_fit(tokens, *_limits(start))
     steps = _steps(recipe.training, recipe.seed, len(tokens.train), "training")
-    pair, stages = None, _floor(recipe, splits)
+    pair, teacher, stages = None, None, _floor(recipe, splits)
     if recipe.teacher is not None:
         trained = recipe.teacher.training is not None
         own = splits.label_names if trained else None
         teacher = blueprint(recipe.task, recipe.teacher.model, recipe.teacher.revision, own, download)
         spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision, download=download)
+        check_fit(tokens, *_limits(teacher), "the teacher")
         named = bool(splits.label_names)
         pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named)
         stages.append(_teacher(recipe, len(tokens.train), teacher, pair))
@@ -141,6 +142,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         check_targets_of(student, before)
         cuts += before_words(before, touched(student, before))
         student = outline(student, before)
+    if recipe.distillation is not None and teacher is not None:
+        check_teaching(recipe.distillation, student, teacher, max(tokenizer.get_vocab().values()) + 1)
     stages.append(_student(recipe, start, student, steps, cuts))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):
@@ -179,6 +182,12 @@ def start_of(recipe: Recipe) -> tuple[str, str | None]:
         assert recipe.teacher is not None, "the recipe has checked this"
         return recipe.teacher.model, recipe.teacher.revision
     return recipe.model, recipe.revision
+
+
+def _limits(model: PreTrainedModel) -> tuple[int | None, int | None]:
+    """How many tokens a model knows, and how many it takes at once."""
+    config = model.config
+    return getattr(config, "vocab_size", None), longest(model) or getattr(config, "max_position_embeddings", None)
 
 
 def _steps(words: dict[str, Any], seed: int, rows: int, where: str) -> int:

@@ -32,6 +32,8 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _claims(data)
     yield from _backends(data)
     yield from _task(data)
+    yield from _losses(data)
+    yield from _smoothing(data)
 
 
 def _at(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
@@ -86,6 +88,32 @@ def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
     model, teacher_model = data.get("model"), _at(data, "teacher").get("model")
     if from_teacher and isinstance(model, str) and isinstance(teacher_model, str) and model != teacher_model:
         yield ("model",), f"would be ignored: the student starts from the teacher; write {teacher_model!r} here as well."
+
+
+def _smoothing(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Label smoothing is for classes: transformers leaves it out for sets of labels, and fails on numbers."""
+    task = TASKS.get(str(data.get("task")))
+    if task is not None and task.problem_type in ("multi_label_classification", "regression"):
+        for path in (("training",), ("teacher", "training")):
+            if _at(data, *path).get("label_smoothing_factor"):
+                yield (*path, "label_smoothing_factor"), f"there is none for {data['task']}; remove it."
+
+
+def _losses(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Losses on logits that are not made for what the task's models put out."""
+    name, entries = data.get("task"), _at(data, "distillation").get("losses")
+    task = TASKS.get(name) if isinstance(name, str) else None
+    if task is None or not isinstance(entries, list | tuple):
+        return
+    from hf_shrink.distillation.losses import LOSSES  # here, so that recipes that do not distil leave torch unimported
+    from hf_shrink.distillation.outputs import OUTPUTS, problem_with
+
+    for i, entry in enumerate(entries):
+        loss = entry.get("loss", "forward_kl") if isinstance(entry, Mapping) else None
+        known = isinstance(loss, str) and loss in LOSSES
+        problem = problem_with(str(loss), OUTPUTS.get(task.problem_type, "classes"), f"{name} gives") if known else None
+        if problem is not None:
+            yield ("distillation", "losses", i, "loss"), problem.replace("\n", " ")
 
 
 def _revisions(data: Mapping[str, Any]) -> Iterator[Problem]:

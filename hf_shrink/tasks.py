@@ -3,7 +3,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
 
@@ -74,6 +74,12 @@ if TYPE_CHECKING:
     TaskName = str
 else:
     TaskName = Literal[tuple(TASKS)]
+
+
+def problem_type_of(config: Any) -> str:
+    """What a classifier's outputs are: what its config says, else as transformers takes them: one is a number."""
+    told: str | None = getattr(config, "problem_type", None)
+    return told or ("regression" if getattr(config, "num_labels", None) == 1 else "single_label_classification")
 
 
 def task_of(class_name: str, problem_type: str | None = None) -> str | None:

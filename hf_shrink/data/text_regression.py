@@ -10,6 +10,9 @@ from hf_shrink.data.rows import Rows
 from hf_shrink.data.text_classification import ClassFormat, strings
 from hf_shrink.errors import MismatchError
 
+IGNORED = -100.0
+"""No row may have it: it stands in the loss, and is not counted among the labels."""
+
 
 class NumberFormat(ClassFormat):
     """``text``, for pairs ``text_pair``, and ``label``, a finite number."""
@@ -28,5 +31,11 @@ def _numbers(rows: Rows) -> pa.ChunkedArray:
     if bad is not None:
         raise MismatchError(
             f"{rows.where}: row {bad}: label {found[bad].as_py()} is no finite number. Correct or remove the row."
+        )
+    left_out = next((i for i, value in enumerate(found.to_pylist()) if value == IGNORED), None)
+    if left_out is not None:
+        raise MismatchError(
+            f"{rows.where}: row {left_out}: label {IGNORED:g} says 'left out' to transformers; distillation and gradient "
+            "accumulation would not count the row.\nScale or shift all labels."
         )
     return found

@@ -37,7 +37,7 @@ def tokenize(splits: Splits, tokenizer: PreTrainedTokenizerBase, max_length: int
     return TokenizedSplits(train, validation, test)
 
 
-def check_fit(tokens: TokenizedSplits, vocabulary: int | None, positions: int | None) -> None:
+def check_fit(tokens: TokenizedSplits, vocabulary: int | None, positions: int | None, who: str = "the model") -> None:
     """Raise MismatchError where a token id or a row's length is beyond what the model has; None leaves a check out.
 
     A model would stop with an index error in the middle of training, or, where positions are computed, just be bad.
@@ -46,10 +46,10 @@ def check_fit(tokens: TokenizedSplits, vocabulary: int | None, positions: int | 
         for i, ids in enumerate(rows["input_ids"]):
             if vocabulary is not None and max(ids) >= vocabulary:
                 raise MismatchError(
-                    f"{role} row {i}: token id {max(ids)}, but the model's vocabulary has {vocabulary} entries.\n"
+                    f"{role} row {i}: token id {max(ids)}, but {who}'s vocabulary has {vocabulary} entries.\n"
                     "Use the model's own tokenizer."
                 )
             if positions is not None and len(ids) > positions:
                 raise MismatchError(
-                    f"{role} row {i}: {len(ids)} tokens, but the model takes at most {positions}; lower data.max_length."
+                    f"{role} row {i}: {len(ids)} tokens, but {who} takes at most {positions}; lower data.max_length."
                 )

@@ -64,9 +64,10 @@ class Distiller:
 
     @property
     def streams(self) -> bool:
-        """Whether the terms can be had a few rows at a time: they read nothing but logits, and classes stand in one order."""
+        """Whether the terms can be had a few rows at a time: they read logits of classes alone, which stand in one order."""
         taught = self.config.alpha > 0 or self.config.alpha_end is not None
-        return taught and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
+        fit = all("classes" in LOSSES[term.loss].outputs for term in self._terms.values())  # others: ``mix`` refuses them
+        return taught and fit and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
 
     @property
     def alpha(self) -> float:

@@ -33,12 +33,7 @@ class LayerTerms:
     def __init__(self, terms: Mapping[str, LossTerm], student: Any, teacher: Any, *, seed: int = 0) -> None:
         self.terms = terms
         student, teacher = _base(student), _base(teacher)
-        sizes = [_layers_of(student, "student"), _layers_of(teacher, "teacher")]
-        self.pairs: dict[str, tuple[Pair, ...]] = {}
-        for name, term in terms.items():
-            default = LOSSES[term.loss].layers
-            found = layer_pairs(term.layers or default, *sizes, where=f"distillation: {name}") if default else ((0, 0),)
-            self.pairs[name] = found
+        self.pairs = pairs_of(terms, student, teacher)
         by_read = {name: LOSSES[term.loss].reads for name, term in terms.items()}
         states = [name for name, reads in by_read.items() if reads in ("hidden", "embeddings")]
         self.forward_words = {"output_hidden_states": True} if states else {}
@@ -76,6 +71,19 @@ class LayerTerms:
                 raise MismatchError(f"{where}: the student's states are {one.shape[-1]} wide, the teacher's {other.shape[-1]}.")
             total = total + (loss.function(one, other) * tokens.shares).sum()
         return total / len(self.pairs[name])
+
+
+def pairs_of(terms: Mapping[str, LossTerm], student: Any, teacher: Any) -> dict[str, tuple[Pair, ...]]:
+    """The layers that each term compares, for models without adapters.
+
+    Raises:
+        MismatchError: a pair of layers that is not there, or a model with two stacks.
+    """
+    sizes, found = [_layers_of(student, "student"), _layers_of(teacher, "teacher")], {}
+    for name, term in terms.items():
+        default = LOSSES[term.loss].layers
+        found[name] = layer_pairs(term.layers or default, *sizes, where=f"distillation: {name}") if default else ((0, 0),)
+    return found
 
 
 def _layers_of(model: Any, who: str) -> int:

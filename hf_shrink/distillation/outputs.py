@@ -10,6 +10,8 @@ from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.errors import MismatchError
 
 Kind = Literal["classes", "labels", "values"]
+OUTPUTS: Mapping[str | None, Kind] = {"multi_label_classification": "labels", "regression": "values"}
+"""What the problem type of a config says of its outputs; all others are classes."""
 _MEANS = {
     "classes": "classes of which one is right",
     "labels": "labels of which several may be right",
@@ -36,15 +38,25 @@ def check_outputs(
     check_shapes(student, teacher, "student and teacher logits")
     kind = kind_of(student, labels, problem_type)
     for name, term in terms.items():
-        if kind not in LOSSES[term.loss].outputs:
-            raise MismatchError(
-                f"distillation: {name} compares {_MEANS[min(LOSSES[term.loss].outputs)]}, but logits {list(student.shape)} "
-                f"with these labels are {_MEANS[kind]}.\nUse {_FITS[kind]}."
-            )
+        if problem := problem_with(term.loss, kind, f"logits {list(student.shape)} with these labels are"):
+            raise MismatchError(f"distillation: {name} {problem}")
     if kept.numel() != student[..., 0].numel():
         raise MismatchError(
             f"distillation: labels {list(labels.shape)} give no class to each position of logits {list(student.shape)}."
         )
+
+
+def problem_with(loss: str, kind: Kind, outputs: str) -> str | None:
+    """Why a loss cannot compare outputs of a kind, and which one can; None where it can, as losses on layers always.
+
+    Args:
+        loss: a name of ``LOSSES``.
+        kind: what the outputs are.
+        outputs: how the sentence calls them, with its verb.
+    """
+    if LOSSES[loss].reads != "logits" or kind in LOSSES[loss].outputs:
+        return None
+    return f"compares {_MEANS[min(LOSSES[loss].outputs)]}, but {outputs} {_MEANS[kind]}.\nUse {_FITS[kind]}."
 
 
 def check_shapes(one: Tensor, other: Tensor, what: str) -> None:

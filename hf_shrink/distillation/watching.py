@@ -55,13 +55,19 @@ def make_watchable(model: Any, who: str) -> list[nn.Module]:
         MismatchError: a model with an encoder and a decoder.
     """
     base = getattr(model, "get_base_model", lambda: model)()
-    stacks = stacks_of(base, family_of(base, f"distillation: attention of the {who}"))
-    if len(stacks) > 1:
-        raise MismatchError(f"distillation: the {who} has an encoder and a decoder; losses on attention know one stack only.")
+    blocks = attention_blocks(base, who)
     before = base.config._attn_implementation
     if before != NAME:
         logger.warning("Losses on attention: the %s changes from %s attention to one that can be watched.", who, before)
         base.set_attn_implementation(NAME)
+    return blocks
+
+
+def attention_blocks(model: Any, who: str) -> list[nn.Module]:
+    """The attention blocks of a model without adapters, first layer first. Errors as in ``make_watchable``."""
+    stacks = stacks_of(model, family_of(model, f"distillation: attention of the {who}"))
+    if len(stacks) > 1:
+        raise MismatchError(f"distillation: the {who} has an encoder and a decoder; losses on attention know one stack only.")
     (stack, layers), *_ = stacks
     return [layer.get_submodule(stack.attentions[0].module) for layer in layers]
 

@@ -9,7 +9,7 @@ from hf_shrink.measurement.label_sets import judge_label_sets
 from hf_shrink.measurement.next_tokens import judge_next_tokens
 from hf_shrink.measurement.predictions import judge_classes
 from hf_shrink.measurement.tags import judge_tags
-from hf_shrink.tasks import task_of
+from hf_shrink.tasks import problem_type_of, task_of
 
 Judge = Callable[..., Answers]
 """``(model, dataset, tokenizer, *, batch_size, order) -> Answers``."""
@@ -33,5 +33,5 @@ def judge(model: Any, dataset: Any, tokenizer: Any, *, batch_size: int = 32, ord
         MismatchError: data, tokenizer and model do not fit together.
         NonFiniteError: a logit is NaN or infinite.
     """
-    task = task_of(type(model).__name__, getattr(model.config, "problem_type", None)) or "text-classification"
+    task = task_of(type(model).__name__, problem_type_of(model.config)) or "text-classification"
     return JUDGES[task](model, dataset, tokenizer, batch_size=batch_size, order=order)

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
+from hf_shrink.tasks import problem_type_of
 
 _PLAIN_NAME = re.compile(r"LABEL_\d+")
 _PROBE = "Zoë's 2 CATS aren't here; naïve ﬁt, 東京 (1,000.5 €)"  # case, accents, a ligature, digits, two scripts
@@ -42,11 +43,14 @@ def check_pair(
             (``LABEL_0``, ...) their order is trusted.
 
     Raises:
-        MismatchError: one and the same model, other classes or other token ids. Each of them would train without an error.
+        MismatchError: one and the same model, other classes, outputs of another kind or other token ids. Each of them would
+            train without an error.
     """
     if teacher is student:
         raise MismatchError("teacher: it is the student itself, whose loss is always 0. Load it a second time.")
     order = _label_order(labels_of(student), labels_of(teacher)) if classes else None
+    if classes:
+        _check_problem(problem_type_of(student.config), problem_type_of(teacher.config))
     _check_vocabularies(student_tokenizer, teacher_tokenizer)
     if order is None:
         return Pair(None, ())
@@ -57,6 +61,15 @@ def labels_of(model: PreTrainedModel) -> list[str]:
     """The names of a model's classes, in the order of its logits."""
     names: dict[Any, str] = dict(model.config.id2label or {})
     return [names[i] for i in sorted(names)]
+
+
+def _check_problem(student: str, teacher: str) -> None:
+    """A softmax and a sigmoid over the same names are not the same answers."""
+    if student != teacher:
+        raise MismatchError(
+            f"teacher: its config says it is for {teacher}, the student is for {student}.\n"
+            f"Use a teacher of the same task; if it is one, set problem_type to {student} in its config."
+        )
 
 
 def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:

@@ -1,6 +1,8 @@
 """What is wrong with a folder before any of it is sent: a card that the Hub cannot read, and texts that give something away."""
 
+import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,10 +12,11 @@ import yaml
 
 from hf_shrink.errors import IntegrityError, SecurityError
 from hf_shrink.lines import first_line
-from hf_shrink.publishing.selection import CARD, Selection
+from hf_shrink.publishing.selection import CARD, Selection, Upload
 
 _BLOCK = re.compile(r"\A\ufeff?\s*---\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
+_LONGEST_HEADER = 100_000_000  # what the library itself reads at most
 _TEXTS = ("license", "library_name", "pipeline_tag", "license_name", "license_link")
 _LISTS = ("tags", "datasets", "metrics", "language", "base_model")
 _RELATIONS = ("adapter", "finetune", "merge", "quantized")
@@ -21,22 +24,32 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_texts(selection: Selection, token: str) -> None:
-    """Refuse a card that is not valid, and any text that holds a token or the home folder.
+    """Refuse a card that is not valid, and any text, or header of weights, that holds a token or the home folder.
 
     Raises:
         IntegrityError: the card. SecurityError: a secret or a private path, which a commit would publish for good.
     """
-    home = _home()
     for each in selection.uploads:
-        if each.is_weights:
-            continue
-        raw = each.read()
-        if (token and token.encode() in raw) or _TOKEN.search(raw):
-            raise SecurityError(f"{each.name}: holds an access token; nothing was sent. Remove it, and revoke the token.")
-        if home is not None and home.search(raw):
-            raise SecurityError(f"{each.name}: holds the path of your home folder; nothing was sent. Remove it.")
+        raw = _header(each) if each.is_weights else each.read()
+        check_secrets(each.name, raw, token)
         if each.name == CARD:
             check_card(raw.decode("utf-8", errors="replace"))
+
+
+def check_secrets(what: str, raw: bytes, token: str) -> None:
+    """Raises: SecurityError: ``raw`` holds ``token``, anything that looks like one, or the home folder."""
+    if (token and token.encode() in raw) or _TOKEN.search(raw):
+        raise SecurityError(f"{what}: holds an access token; nothing was sent. Remove it, and revoke the token.")
+    if (home := _home()) is not None and home.search(raw):
+        raise SecurityError(f"{what}: holds the path of your home folder; nothing was sent. Remove it.")
+
+
+def _header(upload: Upload) -> bytes:
+    """The text before the numbers, where the format has one; its length stands in the first eight bytes."""
+    if not upload.name.endswith(".safetensors") or isinstance(upload.source, bytes):
+        return b""
+    with upload.source.open("rb") as file:
+        return file.read(min(int.from_bytes(file.read(8), "little"), _LONGEST_HEADER))
 
 
 def check_card(text: str) -> None:
@@ -98,9 +111,11 @@ def _numbers(value: Any) -> Iterator[float]:
 
 
 def _home() -> re.Pattern[bytes] | None:
-    """Finds the home folder as a whole name; None where there is none that would say anything."""
+    """Finds the home folder as a whole name, behind a link too, as it is or as JSON writes it; None where it says nothing."""
     try:
-        home = str(Path.home()).rstrip("/")
+        home = Path.home()
     except RuntimeError:
         return None
-    return re.compile(re.escape(home.encode()) + rb"(?![\w.-])") if len(home) > 1 else None
+    names = {str(home).rstrip("/"), os.path.realpath(home)} - {"", "/"}
+    written = {name.encode() for name in names} | {json.dumps(name)[1:-1].encode() for name in names}
+    return re.compile(rb"(?:" + b"|".join(map(re.escape, sorted(written))) + rb")(?![\w.-])") if written else None

@@ -7,7 +7,7 @@ from typing import Any
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError
 from hf_shrink.lines import few
-from hf_shrink.publishing.checks import check_texts
+from hf_shrink.publishing.checks import check_secrets, check_texts
 from hf_shrink.publishing.hub import Hub, Moved, State
 from hf_shrink.publishing.patience import Again, Patience
 from hf_shrink.publishing.selection import Selection, Upload, is_stale, select
@@ -109,6 +109,7 @@ def push_to(
     selection, repo_id = select(folder), target.repo_id
     hub = Hub(repo_id, token, Patience(time_limit))
     check_texts(selection, hub.token)
+    check_secrets("the title of the commit", (target.message or "").encode(), hub.token)
     state = allowed(hub, target)
     if target.create_pr and state is None:
         raise MismatchError(f"{repo_id}: not there, so nothing to open a pull request against; push without create_pr first.")

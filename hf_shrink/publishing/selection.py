@@ -124,8 +124,11 @@ def select(folder: Path) -> Selection:
             uploads[name] = _upload(name, published_file(folder / name, digests))
     except OSError as error:
         raise ResourceError(f"{folder.name}: cannot be read: {error.strerror}.") from None
-    left_out = sorted(path.name for path in folder.iterdir() if path.name not in {name.split("/")[0] for name in found})
-    return Selection(tuple(uploads[name] for name in found), tuple(left_out))
+    parts = {name.split("/")[0] for name in found}
+    left_out = [path.name for path in folder.iterdir() if path.name not in parts]
+    within = (path for part in parts - set(found) for path in (folder / part).iterdir())
+    left_out += [name for path in within if (name := path.relative_to(folder).as_posix()) not in uploads]
+    return Selection(tuple(uploads[name] for name in found), tuple(sorted(left_out)))
 
 
 def _names(folder: Path) -> list[str]:

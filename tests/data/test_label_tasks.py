@@ -95,6 +95,7 @@ def test_numbers_stay_numbers(tmp_path: Path):
         ("multi-label-classification", [[0, 1], [3]], "row 1: label 3 is none of the 2 classes"),
         ("text-regression", ["a", "b"], "labels hold string; expected numbers"),
         ("text-regression", [1.0, float("nan")], "row 1: label nan is no finite number"),
+        ("text-regression", [0.5, -100.0], "row 1: label -100 says 'left out'"),
         ("text-regression", [float("inf"), 1.0], "row 0: label inf is no finite number"),
         ("text-regression", [True, False], "labels hold bool"),
         ("text-regression", [1.0, None], "row 1: label is null"),

@@ -225,6 +225,7 @@ def test_bytes_that_arrive_damaged_are_found_out(client: Client, folder: Path, r
         ({"repo_id": "stranger/model"}, 4, "alice, acme, my-name only"),
         ({"repo_id": "alice/nowhere", "create_pr": True}, 3, "nothing to open a pull request against"),
         ({"public": True}, 2, "is private"),
+        ({"message": f"made with {OTHER}xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"}, 6, "title of the commit: holds an access token"),
     ],
     ids=str,
 )

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import save_file
 
 from hf_shrink.errors import IntegrityError, MismatchError, SecurityError
 from hf_shrink.files import sha256
@@ -55,7 +57,8 @@ def test_decoys_and_links_stay_at_home(folder: Path):
     (folder / "vocab.txt").symlink_to("/etc/passwd")
     (folder / "additional_chat_templates").symlink_to("/etc")
     assert names(folder) == {"README.md", "config.json", "model.safetensors", "onnx/model.onnx", "tokenizer.json"}
-    assert {".env", "id_rsa", "vocab.txt", "training_args.bin", "stages"} <= set(select(folder).left_out)
+    left_out = {".env", "id_rsa", "vocab.txt", "training_args.bin", "stages", "onnx/notes.txt", "onnx/deeper"}
+    assert left_out <= set(select(folder).left_out)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "README.md"])
@@ -88,6 +91,27 @@ def test_a_token_or_the_home_folder_in_a_text_is_refused(folder: Path, name: str
         assert bad not in str(caught.value)
     (folder / name).write_text(clean + "/home/somebody-else")
     check_texts(select(folder), "my-very-own-token")
+
+
+def test_the_home_folder_is_found_as_json_writes_it_and_behind_a_link(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Configs are written by ``json.dumps``, which escapes a name such as Zo\u00eb; and paths may be resolved ones."""
+    (tmp_path / "disk" / "zo\u00eb").mkdir(parents=True)
+    (tmp_path / "me").symlink_to(tmp_path / "disk" / "zo\u00eb")
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    for path in (tmp_path / "me" / "x", tmp_path / "disk" / "zo\u00eb" / "x"):
+        for text in (json.dumps(str(path)), json.dumps(str(path), ensure_ascii=False)):
+            (folder / "config.json").write_text(text)
+            with pytest.raises(SecurityError, match="home folder"):
+                check_texts(select(folder), "")
+
+
+def test_the_header_of_weights_is_a_text_too(folder: Path):
+    """Whoever saved the file may have noted anything in its metadata."""
+    save_file({"a": torch.zeros(2)}, folder / "model.safetensors", metadata={"note": SECRET})
+    with pytest.raises(SecurityError, match=r"model\.safetensors: holds an access token"):
+        check_texts(select(folder), "")
 
 
 @pytest.mark.parametrize(
