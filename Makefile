@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: env quickstart test check faults browser clean
+.PHONY: env quickstart test check slow faults browser clean
 
 env: .venv/.installed
 
@@ -23,6 +23,9 @@ check: env
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+slow: env
+	$(BIN)/python -m pytest --numprocesses 2 -m slow
 
 faults: env
 	$(BIN)/python -m pytest -m faults -s tests/faults

@@ -121,6 +121,7 @@ def test_a_new_head_is_refused_with_what_to_do(home: Path):
     with pytest.raises(MismatchError, match=r"base.*weights do not fit[\s\S]*Run the recipe first"):
         measure_sensitivity(recipe())
     classifier(labels=("up", "down", "left")).save_pretrained(home / "other")
+    tiny_tokenizer().save_pretrained(home / "other")
     with pytest.raises(MismatchError, match=r"3 labels up, down, left[\s\S]*Run the recipe first"):
         measure_sensitivity(recipe(f"model={home}/other", "student.start=model", "teacher=null"))
 

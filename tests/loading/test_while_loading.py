@@ -112,7 +112,7 @@ def test_in_every_precision(structure, stored, folders):
 
 
 @pytest.mark.parametrize("family", ALL_FAMILIES)
-@pytest.mark.parametrize("stored", ["float", "int8", "fp4-bf16"])
+@pytest.mark.parametrize("stored", ["int8", *(pytest.param(name, marks=pytest.mark.slow) for name in ("float", "fp4-bf16"))])
 def test_of_every_family(family, stored, folders):
     four_bits = [LAYERS, PruningConfig(structure="ffn", sparsity=0.5)]
     pruning = four_bits if stored == "fp4-bf16" else [LAYERS, HIDDEN, HEADS, FFN]

@@ -28,8 +28,18 @@ TARGETS = {
 }
 
 
-@pytest.mark.parametrize("family", TARGETS)
-@pytest.mark.parametrize(("kind", "stored"), [*((ShrinkTrainer, name) for name in STORED), (Trainer, "int8"), (Trainer, "nf4")])
+FORMATS = [*((ShrinkTrainer, name) for name in STORED), (Trainer, "int8"), (Trainer, "nf4")]
+QUICK = {("bert", ShrinkTrainer, "int8"), ("gpt2", ShrinkTrainer, "nf4"), ("llama", Trainer, "nf4")}
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "stored"),
+    [
+        pytest.param(family, *how, marks=[] if (family, *how) in QUICK else [pytest.mark.slow])
+        for family in TARGETS
+        for how in FORMATS
+    ],
+)
 def test_every_adapter_learns_and_nothing_stored_changes(family, stored, kind, tmp_path):
     """Gradients lost in silence after the first evaluation, or weights that are saved corrupt after it."""
     auto = AutoModelForImageClassification if family == "vit" else AutoModelForSequenceClassification
