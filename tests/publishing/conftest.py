@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.publishing.fake_hub import WRITER, FakeHub, Fault
+from tests.publishing.fake_hub import WRITER, FakeHub
+from tests.publishing.faulty_http import Fault
 
 ROOT = Path(__file__).parent.parent.parent
 CARD = "---\nlibrary_name: transformers\nlicense: apache-2.0\ntags:\n- hf-shrink\n---\n\n# a model\n"

@@ -7,8 +7,9 @@ import pytest
 
 from hf_shrink.files import sha256
 from tests.publishing.conftest import Client
-from tests.publishing.fake_hub import OTHER, READER, WRITER, Fault
+from tests.publishing.fake_hub import OTHER, READER, WRITER
 from tests.publishing.fake_repos import File
+from tests.publishing.faulty_http import Fault
 
 NUMBERS = itertools.count()
 FILES = {"README.md", "config.json", "model.safetensors", "tokenizer.json"}
