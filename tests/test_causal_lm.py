@@ -144,10 +144,9 @@ def test_folders_are_loaded_and_measured_as_what_their_config_says_they_are(own:
     assert row.label == "perplexity (lower is better)"
 
 
+@pytest.mark.parametrize("finished", ["gpt2"], indirect=True)
 def test_a_teacher_as_it_comes_and_pruning_before_training_by_what_layers_lose(own: Path):
     """The other road: no fine-tuning, calibration batches with labels for every token, sensitivity by likelihood."""
-    if "gpt2" not in own.name:
-        pytest.skip("once is enough")
     words = [
         "teacher={model: runs/lm/stages/teacher}",
         "model=runs/lm/stages/teacher",

@@ -2,39 +2,24 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.answers import Sampled
 from hf_shrink.measurement.predict import check_labels, predict
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Estimates:
+class Estimates(Sampled):
     """Predicted and true numbers of the same samples in the same order, float64 ``[samples]`` each."""
 
     predicted: Floats
     labels: Floats
-
-    def __post_init__(self) -> None:
-        if self.predicted.shape != self.labels.shape or self.labels.ndim != 1:
-            raise MismatchError(f"answers {self.predicted.shape} do not fit labels {self.labels.shape}; one number a sample.")
-        if len(self.labels) == 0:
-            raise MismatchError("answers: no samples to judge; the evaluation data is empty.")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def samples(self) -> str:
-        """Count and a digest of the labels."""
-        return f"{len(self.labels)} examples, labels {sha256(self.labels.tobytes()).hexdigest()[:8]}"
 
 
 def judge_estimates(

@@ -3,36 +3,25 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.answers import Sampled
 from hf_shrink.measurement.predict import check_labels, predict
 
 
 @dataclass(frozen=True)
-class LabelSets:
+class LabelSets(Sampled):
     """Predicted and true labels of the same samples in the same order, booleans ``[samples, labels]`` each."""
 
     predicted: npt.NDArray[np.bool_]
     labels: npt.NDArray[np.bool_]
 
-    def __post_init__(self) -> None:
-        if self.predicted.shape != self.labels.shape or self.labels.ndim != 2:
-            raise MismatchError(f"answers {self.predicted.shape} do not fit labels {self.labels.shape}; one column a label.")
-        if len(self.labels) == 0:
-            raise MismatchError("answers: no samples to judge; the evaluation data is empty.")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @cached_property
-    def samples(self) -> str:
-        """Count and a digest of the labels."""
-        return f"{len(self.labels)} examples, labels {sha256(self.labels.tobytes()).hexdigest()[:8]}"
+    ndim = 2
+    each = "one column a label"
 
     @cached_property
     def counts(self) -> npt.NDArray[np.float64]:
