@@ -26,6 +26,7 @@ from hf_shrink.pruning.oneshot import check_targets_of
 from hf_shrink.pruning.pruner import Pruner, check_during
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
+from hf_shrink.quantization.bitsandbytes import library
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
 from hf_shrink.quantization.onnx_graph import check_installed, check_room, signature_of
 from hf_shrink.quantization.onnx_size import onnx_bytes
@@ -156,6 +157,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
             student = cut_vocabulary(student, kept_tokens)
         stages.append(_model_stage("shrunk", tuple(does), {}, student, "stages/shrunk"))
     if (stored := entry_for("bitsandbytes", recipe.quantization)) is not None:
+        if stored.bits < 16:
+            library()
         kept = keep_plan(student, stored)
         does = [quantization_words(stored, len(kept.quantized))]
         size = predicted_bytes(student, stored)

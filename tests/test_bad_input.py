@@ -1,6 +1,7 @@
 """Bad input at the command line: the stated exit code, at most three lines, before any training, and no file touched."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,10 @@ def test_a_checkpoint_that_lacks_a_tensor(own: Path):
     words = ["run", str(RECIPE), "--set", "output_dir=runs/new", "--set", "student.start=model"]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 3 and "query.weight" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_a_missing_library_is_named_before_the_training(own: Path, command: str, monkeypatch: pytest.MonkeyPatch):
+    """It is needed in the last stage only: found there, it has cost the whole training."""
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    refused(own, [command, str(RECIPE), "--set", "output_dir=runs/new"], 4, "pip install bitsandbytes")
