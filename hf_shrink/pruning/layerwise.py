@@ -194,11 +194,11 @@ class _Statistics:
 
     def take(self, owner: str) -> Factor | Tensor:
         """The factor of the inverse Hessian or the norms of the inputs ``[in]``, which are not kept here."""
-        target = self._targets[owner]
-        found = _finite(self._sums.pop(owner), owner, "calibration statistics of its inputs")
+        target, what = self._targets[owner], "calibration statistics of its inputs"
         if target.criterion == "sparsegpt":
-            return factor_of(found, None if target.pattern is None else target.pattern[1], DAMPING, owner)
-        return found.sqrt()
+            group = None if target.pattern is None else target.pattern[1]
+            return factor_of(_finite(self._sums.pop(owner), owner, what), group, DAMPING, owner)
+        return _finite(self._sums.pop(owner), owner, what).sqrt()
 
     def _looker(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def look(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -90,7 +90,8 @@ def factor_of(hessian: Tensor, group: int | None, damping: float, name: str) -> 
     if group is not None and size % group == 0:
         first = hessian.diagonal().reshape(-1, group).sum(dim=1).argsort(descending=True, stable=True)
         order = order.reshape(-1, group)[first].flatten()
-    damped = hessian[order][:, order]
+    damped = hessian[order[:, None], order]
+    del hessian  # where the caller has let go of it, this is its end
     diagonal = damped.diagonal()
     dead = diagonal == 0
     diagonal.add_(damping * mean)
