@@ -120,7 +120,8 @@ def _own_key(teacher: Teacher | Ensemble, dataset: Any) -> dict[str, str]:
     rows = hashlib.sha256()
     for ids in dataset["input_ids"]:
         rows.update(len(ids).to_bytes(8, "little") + np.asarray(ids, np.int64).tobytes())
-    return {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models)}
+    combine = {"combine": teacher.combine} if isinstance(teacher, Ensemble) else {}
+    return {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models), **combine}
 
 
 def _words(layout: Layout) -> dict[str, str]:

@@ -37,6 +37,11 @@ class CachedTeacher:
             for row, key in reversed(list(enumerate(columns.pop("row_key"))))
         }  # of a text that is there twice, the first counts
 
+    @property
+    def combine(self) -> str | None:
+        """How several teachers were weighed; None of one."""
+        return self.manifest.key.get("combine")
+
     @classmethod
     def from_folder(cls, folder: str | Path, *, key: Mapping[str, str] | None = None) -> "CachedTeacher":
         """The teacher whose answers lie in ``folder``; every byte is compared with the manifest first.
@@ -57,7 +62,7 @@ class CachedTeacher:
         refuse_another(path, manifest.key, key or {})
         if not manifest.is_complete:
             raise IntegrityError(
-                f"cache {name!r}: holds {manifest.rows:,} of {manifest.layout.rows:,} rows. Run hf-shrink cache RECIPE to go on."
+                f"cache {name!r}: holds {manifest.rows:,} of {manifest.layout.rows:,} rows.\nTo go on: hf-shrink cache RECIPE"
             )
         if fault := first_fault(path, manifest):
             raise IntegrityError(f"cache {name!r}: {fault}. Run hf-shrink cache RECIPE to write this file again.")
@@ -137,10 +142,30 @@ class CachedTeacher:
     def _has_rest(self) -> bool:
         return self.layout.top_k != self.layout.outputs
 
+    def first_bad_row(self) -> str | None:
+        """The first row that is not what the layout says: another number of values, or one that is no number; None."""
+        layout = self.layout
+        for shard, columns in zip(self.manifest.shards, self._shards, strict=True):
+            counts = {name: np.diff(offsets) for name, (_, offsets) in columns.items()}
+            lengths = {name: counts[name] // self._width(name) for name in columns}
+            whole = [counts[name] == length * self._width(name) for name, length in lengths.items()]
+            alike = [length == (next(iter(lengths.values())) if layout.per_token else 1) for length in lengths.values()]
+            numbers = [
+                np.bincount(np.repeat(np.arange(shard.rows), counts[name]), ~np.isfinite(values), shard.rows) == 0
+                for name, (values, _) in columns.items()
+            ]
+            good = np.logical_and.reduce([*whole, *alike, *numbers])
+            if not good.all():
+                return f"{shard.file}: row {int(np.argmin(good))} is not {layout.outputs} outputs that are numbers"
+        return None
+
+    def _width(self, name: str) -> int:
+        """How many values of a column stand at each position."""
+        return {"logits": self.layout.outputs, "rest": len(self.layout.temperatures)}.get(name, self.layout.top_k or 0)
+
     def _gather(self, name: str, rows: RowKeys, places: list[Any]) -> Tensor:
         """One column for a batch, ``[batch, numbers]``, or ``[batch, length, numbers]`` at the place of its tokens."""
-        layout = self.layout
-        width = {"logits": layout.outputs, "rest": len(layout.temperatures)}.get(name, layout.top_k or 0)
+        layout, width = self.layout, self._width(name)
         shape = (len(places), rows.width, width) if layout.per_token else (len(places), width)
         batch = np.zeros(shape, np.int64 if name == "ids" else np.float32)
         for i, (shard, row) in enumerate(places):

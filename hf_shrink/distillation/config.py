@@ -62,6 +62,11 @@ class DistillationConfig(Config):
     alpha: float = Field(0.5, ge=0, le=1, description="Weight of distillation; the task loss gets 1 - alpha.")
     alpha_end: float | None = Field(None, ge=0, le=1, description="Alpha of the last step, reached in a straight line.")
     losses: Annotated[tuple[LossTerm, ...], Listed] = Field(min_length=1, description="The terms of the sum.")
+    combine: Literal["mean", "confidence"] | None = Field(
+        None,
+        description="Several teachers: `mean` of their probabilities, which null means too, or by `confidence`, where who is "
+        "sure counts more.",
+    )
 
 
 class CacheConfig(Config):

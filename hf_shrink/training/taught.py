@@ -56,7 +56,7 @@ class TaughtTrainer(PruningTrainer):
         ours = {id(p) for p in self.student.parameters()}
         if any(id(p) in ours for model in _models(teacher) for p in model.parameters()):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
-        one = self._as_one(teacher)
+        one = self._as_one(teacher, config)
         one.to(self.args.device)
         on_layers = any(LOSSES[term.loss].reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
@@ -229,15 +229,22 @@ class TaughtTrainer(PruningTrainer):
         teacher_head = None if student_head is None else plain_head(teacher, ids, own_loss=False)
         return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
 
-    def _as_one(self, teacher: AnyTeacher) -> Teacher | Ensemble | CachedTeacher:
+    def _as_one(self, teacher: AnyTeacher, config: DistillationConfig) -> Teacher | Ensemble | CachedTeacher:
+        one: Teacher | Ensemble | CachedTeacher
         if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
-            return teacher
-        if isinstance(teacher, nn.Module):
-            return Teacher(teacher)
-        if not teacher:
+            one = teacher
+        elif isinstance(teacher, nn.Module):
+            one = Teacher(teacher)
+        elif not teacher:
             raise RecipeError("teacher: an empty list teaches nothing. Pass a model, or several.")
-        kind = getattr(getattr(self.student, "config", None), "problem_type", None)
-        return Ensemble([each if isinstance(each, Teacher) else Teacher(each) for each in teacher], problem_type=kind)
+        else:
+            kind = getattr(getattr(self.student, "config", None), "problem_type", None)
+            each = [one if isinstance(one, Teacher) else Teacher(one) for one in teacher]
+            one = Ensemble(each, combine=config.combine or "mean", problem_type=kind)
+        if config.combine not in (None, (how := getattr(one, "combine", None))):
+            said = f"these are combined by {how}" if how else "there is one teacher"
+            raise RecipeError(f"distillation.combine: {config.combine} would be ignored, {said}; remove it.")
+        return one
 
     def _shared_words(self, teachers: list[Any]) -> int | None:
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
