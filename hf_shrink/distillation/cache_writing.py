@@ -83,20 +83,20 @@ def write_cache(
     """
     folder = Path(config.folder)
     one = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
-    full_key = {**(key or {}), **_own_key(one, dataset)}
+    full_key = {**(key or {}), **_settings(config, temperatures, words), **_own_key(one, dataset)}
     with claimed(folder):
         manifest = read_manifest(folder)
         if manifest is not None:
-            refuse_another(folder, manifest.key, full_key)
+            refuse_another(folder, manifest.key, dict.fromkeys(manifest.key, "none") | full_key)
         lengths = [len(ids) for ids in dataset["input_ids"]]
-        layout = _layout(config, one, dataset, collator, lengths, temperatures, words)
         if manifest is not None:
-            refuse_another(folder, _words(manifest.layout), _words(layout))
             manifest = _still_whole(folder, manifest)
         else:
+            layout = _layout(config, one, dataset, collator, lengths, temperatures, words)
             manifest = Manifest(full_key, layout)
             check_room(folder, layout.bytes_for(sum(lengths), len(lengths)))
             write_manifest(folder, manifest)
+        layout = manifest.layout
         job = _Job(folder, one, dataset, collator, lengths, layout)
         for index, rows in list(enumerate(_pieces(layout)))[len(manifest.shards) :]:
             manifest = manifest.with_shard(write_shard(folder, index, _answers(job, rows)))
@@ -124,9 +124,11 @@ def _own_key(teacher: Teacher | Ensemble, dataset: Any) -> dict[str, str]:
     return {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models), **combine}
 
 
-def _words(layout: Layout) -> dict[str, str]:
-    """A layout as a key: settings that must be the same to go on."""
-    return {name.replace("_", " "): str(value) for name, value in vars(layout).items()}
+def _settings(config: CacheConfig, temperatures: Sequence[float], words: int | None) -> dict[str, str]:
+    """What of the arguments says what is kept."""
+    asked = {"dtype": config.dtype, "top_k": config.top_k, "words": words}
+    times = {"temperatures": ", ".join(f"{t:g}" for t in sorted(set(temperatures)))} if config.top_k is not None else {}
+    return {name: str(value) for name, value in asked.items() if value is not None} | times
 
 
 def _still_whole(folder: Path, manifest: Manifest) -> Manifest:
@@ -148,7 +150,7 @@ def _layout(
     temperatures: Sequence[float],
     words: int | None,
 ) -> Layout:
-    """Settled by one row, so that it is the same whenever it is asked for."""
+    """Settled by one row, when a cache begins."""
     if not lengths:
         raise MismatchError("cache: 0 rows; a teacher has nothing to say about them.")
     batch = _to(collator([dataset[0]]), teacher)

@@ -232,6 +232,13 @@ def test_a_cache_of_something_else_is_refused_by_name_and_stays(change, says, tm
     assert contents(tmp_path) == before
 
 
+def test_all_words_are_not_the_likeliest_ones(tmp_path: Path):
+    """A setting that was left out is another setting."""
+    write(tmp_path, Slow(), top_k=2)
+    with pytest.raises(IntegrityError, match=r"another temperatures \(1 -> none\), top_k \(2 -> none\)"):
+        write(tmp_path, Slow())
+
+
 def test_one_changed_weight_is_another_teacher():
     one, other = tiny_classifier(), tiny_classifier()
     assert weights_hash([one]) == weights_hash([other]) != weights_hash([one.half()])
