@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hf_shrink.data.splits import Splits
 from hf_shrink.distillation.cache_files import Layout, first_fault, read_manifest, refuse_another
@@ -63,9 +63,7 @@ def temperatures(recipe: Recipe) -> tuple[float, ...]:
     return tuple(sorted({term.temperature for term in recipe.distillation.losses}))
 
 
-def words_that_count(
-    recipe: Recipe, student: PreTrainedModel, teacher: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> int | None:
+def words_that_count(recipe: Recipe, student: Any, teacher: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
     """How many words student and teacher share; None where the task is not about words.
 
     Raises:
@@ -73,8 +71,8 @@ def words_that_count(
     """
     if recipe.task != "causal-lm":
         return None
-    sizes = [len(model.get_output_embeddings().weight) for model in (student, teacher)]
-    return shared_words(*sizes, max(tokenizer.get_vocab().values()) + 1)
+    ours, theirs = (len(model.get_output_embeddings().weight) for model in (student, teacher))
+    return shared_words(ours, theirs, max(tokenizer.get_vocab().values()) + 1)
 
 
 def cache_outlook(
@@ -82,7 +80,7 @@ def cache_outlook(
     splits: Splits,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    teacher: PreTrainedModel,
+    teacher: Any,
     words: int | None,
 ) -> tuple[str, int]:
     """What the cache will hold in words, and about how many bytes.

@@ -151,8 +151,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         check_teachers(recipe, teachers, student, tokenizer)
         if recipe.cache is not None:
             words = words_that_count(recipe, student, teachers[0].model, tokenizer)
-            does, size = cache_outlook(recipe, splits, tokens.train, tokenizer, teachers[0].model, words)
-            stages.append(StagePlan("cache", (does,), {}, None, size, recipe.cache.folder))
+            holds, size = cache_outlook(recipe, splits, tokens.train, tokenizer, teachers[0].model, words)
+            stages.append(StagePlan("cache", (holds,), {}, None, size, recipe.cache.folder))
     stages.append(_student(recipe, start, student, steps, cuts))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):

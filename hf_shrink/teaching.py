@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -61,7 +62,8 @@ def check_teachers(
     assert recipe.distillation is not None
     for each in teachers:
         check_teaching(recipe.distillation, student, each.model, max(tokenizer.get_vocab().values()) + 1)
-    heads = [model.get_output_embeddings() for model in (student, *(each.model for each in teachers))]
+    models: list[Any] = [student, *(each.model for each in teachers)]
+    heads = [model.get_output_embeddings() for model in models]
     sizes = [len(head.weight) for head in heads if head is not None]
     if len(teachers) > 1 and len(set(sizes)) > 1:
         raise MismatchError(
@@ -104,8 +106,8 @@ def _start(recipe: Recipe) -> str:
     return recipe.teachers[0].model if recipe.student.start == "teacher" else recipe.model
 
 
-def _inner(model: PreTrainedModel) -> int:
+def _inner(model: Any) -> int:
     """Parameters outside the embeddings of words, going in and coming out."""
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    words = {id(end.weight): end.weight.numel() for end in ends if end is not None}
-    return model.num_parameters() - sum(words.values())
+    words = {id(end.weight): int(end.weight.numel()) for end in ends if end is not None}
+    return int(model.num_parameters()) - sum(words.values())

@@ -4,9 +4,9 @@
 
 The student is every second layer of MiniLM-L6 (3 of 6), the teacher all of it; 32 rows of 64 tokens, AdamW, embeddings frozen,
 float32. All ways take turns in one process, each round beginning with another one, and a step is a whole one of ShrinkTrainer:
-counting, forward, loss, backward, clipping, update. A ratio is the median over the rounds of a way's time by plain fine-tuning's
-in the same round: wall time, and processor time for a machine that does other things. bfloat16 is measured where the processor
-has instructions for it.
+counting, forward, loss, backward, gradient norm, update. A ratio is the median over the rounds of a way's time by plain
+fine-tuning's in the same round: wall time, and processor time for a machine that does other things. bfloat16 is measured where
+the processor has instructions for it.
 """
 
 import argparse
