@@ -143,7 +143,7 @@ def several(folder: Path, task: str = "text-classification", words: int = UNUSED
     return "[{model: one}, {model: two, dtype: bfloat16}]"
 
 
-@pytest.mark.parametrize("cache", ["null", "{folder: answers}"])
+@pytest.mark.parametrize("cache", [pytest.param("null", marks=pytest.mark.slow), "{folder: answers}"])
 def test_teachers_of_a_list_teach_together(cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Only the first of a list would teach without anyone noticing."""
     monkeypatch.chdir(make("text-classification", tmp_path))

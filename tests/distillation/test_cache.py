@@ -183,7 +183,10 @@ def batch_of(text: str = TEXTS[1], **more):
 @pytest.mark.parametrize(
     ("batch", "says"),
     [
-        (batch_of("red red bird"), r"no answer for batch rows 0; the first has 5 tokens, 2, 4, 4.*\n.*8 rows, .*tokenizer tiny"),
+        (
+            batch_of("red red bird"),
+            r"no answer for batch rows 0; the first has 5 tokens, 2, 4, 4.*\n.*8 rows, .*tokenizer tiny",
+        ),
         ({"input_ids": batch_of()["input_ids"][:, :4]}, "another tokenizer, max_length or packing"),
         ({"input_ids": batch_of()["input_ids"] + 1}, "no answer"),
         (batch_of() | {"position_ids": torch.zeros(1, 8)}, "'position_ids', which the teacher never saw"),

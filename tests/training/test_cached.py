@@ -13,7 +13,7 @@ from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import CacheConfig, DistillationConfig, LossTerm
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.teacher import Teacher
-from hf_shrink.errors import MismatchError
+from hf_shrink.errors import MismatchError, RecipeError
 from tests.tiny import VOCABULARY
 from tests.training.runs import digest, model_for, same, trainer_for, weights
 
@@ -108,6 +108,21 @@ def test_several_teachers_are_kept_as_the_one_they_are_together(tmp_path: Path):
     live = trained("classification", tmp_path, three(), data)
     cached = trained("classification", tmp_path, cache(tmp_path, "classification", three(), data), data)
     assert same(weights(live.model), weights(cached.model))
+
+
+def test_how_several_are_combined_is_used_or_refused(tmp_path: Path):
+    """A word that one teacher, or a cache written another way, would leave without effect."""
+    config = DistillationConfig(losses=(LossTerm(),), combine="confidence")
+
+    def trainer(teacher):
+        return trainer_for("bert", "classification", tmp_path, more={"teacher": teacher, "distillation": config})
+
+    models = [model_for("bert", "classification", seed=seed) for seed in (5, 6)]
+    assert trainer(models).distiller.teacher.combine == "confidence"
+    written = cache(tmp_path, "classification", Ensemble([Teacher(model) for model in models], combine="mean"))
+    for teacher, says in ((models[0], "there is one teacher"), (written, "combined by mean")):
+        with pytest.raises(RecipeError, match=f"combine: confidence would be ignored, .*{says}"):
+            trainer(teacher)
 
 
 def test_a_training_on_other_rows_stops_before_the_weights_change(tmp_path: Path):
