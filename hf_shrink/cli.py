@@ -12,9 +12,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hf_shrink import cli_hub
+from hf_shrink import cli_cache, cli_hub
 from hf_shrink.errors import RecipeError
-from hf_shrink.terminal import Json, reported, show
+from hf_shrink.terminal import Json, Overrides, RecipeFile, reported, show
+from hf_shrink.terminal import recipe_of as _recipe
 
 app = typer.Typer(
     help="Make Transformers models several times smaller while they are fine-tuned, and prove it.",
@@ -23,12 +24,8 @@ app = typer.Typer(
 )
 
 
-RecipeFile = Annotated[
-    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or a model made by one: folder or OWNER/NAME.")
-]
 Folders = Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders, Hub ids or package:NAME/PATH.")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A folder, Hub id or package:NAME/PATH.")]
-Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.max_steps=50")]
 
 
 def main() -> None:
@@ -36,14 +33,6 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # every bar of every library, where nobody would see it move
     app(prog_name="hf-shrink")
-
-
-def _recipe(path: Path, overrides: list[str]) -> Any:
-    from hf_shrink.recipe import Recipe
-
-    if path.is_dir() or (not path.suffix and not path.exists() and len(path.parts) == 2):
-        return Recipe.from_pretrained(path.as_posix(), overrides=tuple(overrides))
-    return Recipe.from_yaml(path, overrides=tuple(overrides))
 
 
 @app.command()
@@ -277,5 +266,5 @@ def env(as_json: Json = False) -> None:
     typer.echo(json.dumps(facts, indent=1) if as_json else "\n".join(f"{name}: {value}" for name, value in facts.items()))
 
 
-for hub_command in cli_hub.COMMANDS:
-    app.command()(hub_command)
+for command in (*cli_cache.COMMANDS, *cli_hub.COMMANDS):
+    app.command()(command)

@@ -9,7 +9,11 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_shrink.caching import cache_key, settings, temperatures
 from hf_shrink.data.tokenize import TokenizedSplits
+from hf_shrink.distillation.cache_writing import write_cache
+from hf_shrink.distillation.cached import CachedTeacher
+from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.files import write_text
 from hf_shrink.models.load import load_for
@@ -18,9 +22,12 @@ from hf_shrink.plan import Prepared, start_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
 from hf_shrink.pruning.structures import groups_of
+from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.sensitivity import fractions_for
+from hf_shrink.tasks import TASKS
+from hf_shrink.training.arguments import training_arguments
 from hf_shrink.workspace import Follower
 
 CALIBRATION_ROWS, CALIBRATION_BATCH = 512, 32
@@ -80,14 +87,49 @@ def calibration_batches(job: Job, rows: int = CALIBRATION_ROWS) -> list[dict[str
     return [dict(pad([data[i] for i in range(start, min(start + size, count))])) for start in starts]
 
 
-def live_teacher(job: Job, folder: Path | None) -> Teacher | None:
-    """The teacher in memory, from ``folder`` where it was trained in this run; None where nothing is distilled."""
-    config, pair = job.recipe.teacher, job.prepared.pair
-    if config is None or job.recipe.distillation is None:
+def live_teacher(job: Job, folder: Path | None) -> Teacher | Ensemble:
+    """All who teach in memory, as one; ``folder`` is that of a teacher trained in this run."""
+    recipe = job.recipe
+    assert recipe.distillation is not None
+    found = []
+    for config, pair in zip(recipe.teachers, job.prepared.pairs, strict=True):
+        reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
+        model = load_for(recipe.task, reference, revision=revision, dtype=config.dtype, new_head=False)
+        found.append(Teacher(model, label_order=pair.label_order))
+    if len(found) == 1:
+        return found[0]
+    kind = TASKS[recipe.task].problem_type
+    return Ensemble(found, combine=recipe.distillation.combine or "mean", problem_type=kind)
+
+
+def whom_to_ask(job: Job, folder: Path | None) -> Teacher | Ensemble | CachedTeacher | None:
+    """Whoever teaches in this run: a cache, models in memory, or nobody."""
+    if job.recipe.distillation is None:
         return None
-    assert pair is not None
-    reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
-    return Teacher(
-        load_for(job.recipe.task, reference, revision=revision, dtype=config.dtype, new_head=False),
-        label_order=pair.label_order,
-    )
+    if job.recipe.cache is None:
+        return live_teacher(job, folder)
+    return CachedTeacher.from_folder(job.recipe.cache.folder, key=_key(job))
+
+
+def write_answers(job: Job, folder: Path | None) -> None:
+    """Write the recipe's cache, or what is missing of it; all processes wait for the leader."""
+    if is_leader():
+        recipe = job.recipe
+        device = training_arguments(recipe.training, output_dir=job.work.folder, seed=recipe.seed, where="training").device
+        teacher = live_teacher(job, folder)
+        teacher.to(device)
+        write_cache(
+            settings(recipe, job.prepared.words),
+            teacher,
+            job.tokens.train,
+            job.prepared.splits.format.collator(job.prepared.tokenizer),
+            key=_key(job),
+            temperatures=temperatures(recipe),
+            words=job.prepared.words,
+            progress=lambda done, rows: say(f"cache: {done:,} of {rows:,} rows"),
+        )
+    agree(None)
+
+
+def _key(job: Job) -> dict[str, str]:
+    return cache_key(job.recipe, job.prepared.splits, job.prepared.tokenizer)

@@ -1,17 +1,18 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import PreTrainedTokenizerBase
 
-from hf_shrink.distillation.teacher import Teacher
-from hf_shrink.job import Job, calibration_batches, fractions_of, live_teacher, measured_fractions, start_student
+from hf_shrink.caching import CacheReport, inspect_cache
+from hf_shrink.errors import RecipeError
+from hf_shrink.job import Job, calibration_batches
 from hf_shrink.loading.onnx_export import write_graphs
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
@@ -20,7 +21,6 @@ from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.plan import prepare
-from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
@@ -35,13 +35,10 @@ from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
 from hf_shrink.resume import open_folder
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
-from hf_shrink.training.freeze import freeze
 from hf_shrink.training.space import check_free, checkpoints_kept
-from hf_shrink.training.store import checkpoints
-from hf_shrink.training.trainer import ShrinkTrainer
+from hf_shrink.trainings import MASKS, keep_answers, train_student, train_teacher
 from hf_shrink.workspace import Follower, Workspace
 
-MASKS = "masks/masks.safetensors"  # below the stage's folder: beside the weights it would be counted as weights
 FINAL = "final"
 
 
@@ -87,6 +84,39 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
     Raises:
         ShrinkError: with ``code`` as the exit code of the command line; nothing that was in the folder before is lost.
     """
+    with _begun(recipe, overwrite=overwrite, accept_changes=accept_changes) as (job, target):
+        work = job.work
+        teacher = train_teacher(job)
+        if not agree(work.result("student") is not None):
+            keep_answers(job, teacher)
+        student = train_student(job, teacher)
+        if not isinstance(work, Workspace):
+            return Outcome(work.folder, {})
+        small = _shrunk(job, work, student)
+        _final(job, work, small)
+        _onnx(job, work, small)
+        report = write_report(recipe, job.prepared, job.tokens, work)
+        return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
+
+
+def build_cache(recipe: Recipe) -> CacheReport:
+    """The first part of ``run``: check everything, fine-tune the teacher where the recipe says so, and write its cache.
+
+    What is finished stays, so that ``run`` goes on from here.
+
+    Raises:
+        RecipeError: the recipe has no ``cache``. ShrinkError: as ``run``.
+    """
+    if recipe.cache is None:
+        raise RecipeError("cache: the recipe has no such section; add `cache: {folder: ...}`.")
+    with _begun(recipe, overwrite=False, accept_changes=()) as (job, _):
+        keep_answers(job, train_teacher(job))
+    return inspect_cache(recipe.cache.folder)
+
+
+@contextmanager
+def _begun(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str]) -> Iterator[tuple[Job, Target | None]]:
+    """A run whose folder is claimed and whose recipe has passed every check; the folder is let go at the end."""
     work = (
         open_folder(recipe, overwrite=overwrite, accept_changes=accept_changes)
         if is_leader()
@@ -102,15 +132,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
             if target is not None:
                 preflight(target)  # hours before there is anything to publish
             work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
-        teacher = _teacher(job)
-        student = _student(job, teacher)
-        if not isinstance(work, Workspace):
-            return Outcome(work.folder, {})
-        small = _shrunk(job, work, student)
-        _final(job, work, small)
-        _onnx(job, work, small)
-        report = write_report(recipe, prepared, job.tokens, work)
-        return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
+        yield job, target
     finally:
         work.close()
 
@@ -128,9 +150,9 @@ def _check_room(job: Job) -> None:
     That is the least a run takes. Each training asks again for its own checkpoints, with the optimizer's state.
     """
     recipe, stages, checkpoints_at_once = job.recipe, 0, [0]
-    trained = {"teacher": recipe.teacher.training if recipe.teacher else None, "student": recipe.training}
+    trained = {"teacher": recipe.teachers[0].training if recipe.teachers else None, "student": recipe.training}
     for stage in job.prepared.plan.stages:
-        if stage.bytes is None or not stage.writes or job.work.stage_folder(stage.name).exists():
+        if stage.bytes is None or not stage.writes or stage.name == "cache" or job.work.stage_folder(stage.name).exists():
             continue
         stages += stage.bytes
         words = trained.get(stage.name)
@@ -140,84 +162,6 @@ def _check_room(job: Job) -> None:
             kept = checkpoints_kept(args, max_steps=steps, save_steps=args.save_steps)
             checkpoints_at_once.append((kept + 1) * stage.bytes if kept else 0)
     check_free(job.work.folder, stages + max(checkpoints_at_once), "stages and checkpoints")
-
-
-def _teacher(job: Job) -> Path | None:
-    """The folder of the fine-tuned teacher, or None where there is no teacher or it comes as it is."""
-    config = job.recipe.teacher
-    if config is None or config.training is None:
-        return None
-    folder = job.work.stage_folder("teacher")
-
-    def write(fresh: Path) -> dict[str, Any]:
-        assert config is not None and config.training is not None
-        if job.recipe.student.start == "model":
-            start_student(job, None)  # weights that the student cannot start from are found before the teacher is trained
-        set_seed(job.recipe.seed)
-        names = job.prepared.splits.label_names
-        model = load_for(job.recipe.task, config.model, label_names=names, revision=config.revision, new_head=True)
-        freeze(model, config.freeze, "teacher.freeze")
-        return _train(job, model, config.training, "teacher", fresh)
-
-    _together(job.work, "teacher", write)
-    return folder
-
-
-def _student(job: Job, teacher: Path | None) -> Path:
-    """The folder of the trained student: dense in shape, its masks beside it."""
-    recipe = job.recipe
-
-    def write(fresh: Path) -> dict[str, Any]:
-        set_seed(recipe.seed)
-        model = start_student(job, teacher)
-        fractions = measured_fractions(job, model)
-        if before := [entry for entry in recipe.effective_pruning() if entry.when == "before"]:
-            calibration = calibration_batches(job) if any(map(needs_data, before)) else None
-            model = prune(model, before, calibration, fractions_of(fractions, model, before))
-        freeze(model, recipe.optimization.freeze, "optimization.freeze")
-        live = live_teacher(job, teacher)
-        return _train(job, model, recipe.training, "student", fresh, teacher=live, fractions=fractions)
-
-    _together(job.work, "student", write)
-    return job.work.stage_folder("student")
-
-
-def _train(
-    job: Job,
-    model: PreTrainedModel,
-    words: dict[str, Any],
-    stage: str,
-    fresh: Path,
-    *,
-    teacher: Teacher | None = None,
-    fractions: Mapping[str, float] | None = None,
-) -> dict[str, Any]:
-    """Train, save the weights and the masks, and say how long it took."""
-    scratch, is_student = job.work.scratch(stage), stage == "student"
-    entries = job.recipe.effective_pruning() if is_student else ()
-    masked = [entry for entry in entries if entry.follows_training]
-    masked += [entry.held() for entry in entries if entry.when == "before" and not entry.makes_smaller]
-    trainer = ShrinkTrainer(
-        model,
-        training_arguments(words, output_dir=scratch, seed=job.recipe.seed, where=stage),
-        job.prepared.splits.format.collator(job.prepared.tokenizer),
-        job.tokens.train,
-        job.tokens.validation,
-        job.prepared.tokenizer,
-        teacher=teacher,
-        distillation=job.recipe.distillation if is_student else None,
-        pruning=masked or None,
-        pruning_fractions=fractions_of(fractions or {}, model, masked),
-    )
-    trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
-    began = time.monotonic()
-    trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
-    if is_leader():
-        save(trainer.student, fresh, tokenizer=job.prepared.tokenizer)
-        if trainer.pruner is not None:
-            (fresh / MASKS).parent.mkdir()
-            save_file({name: mask.cpu() for name, mask in trainer.pruner.masks().items()}, fresh / MASKS)
-    return {"seconds": round(time.monotonic() - began, 1), "steps": trainer.state.global_step}
 
 
 def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
@@ -281,16 +225,6 @@ def _some_inputs(job: Job, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tens
     rows = splits.format.tokens(texts, tokenizer, job.recipe.data.max_length, "test")
     batch = splits.format.collator(tokenizer)([rows[i] for i in range(min(8, len(rows)))])
     return {name: tensor for name, tensor in batch.items() if name != "labels"}
-
-
-def _together(work: Follower, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:
-    """A stage that all processes train in: they agree whether it runs, and wait until its files are in place."""
-    if agree(work.result(stage) is not None):
-        say(f"{stage}: done before")
-        return
-    say(f"{stage}: begins")
-    work.write_stage(stage, write)
-    agree(None)
 
 
 def _once(work: Workspace, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:

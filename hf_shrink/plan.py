@@ -12,12 +12,12 @@ from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.blueprint import blueprint
+from hf_shrink.caching import cache_outlook, words_that_count
 from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
-from hf_shrink.distillation.fitting import check_teaching
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
-from hf_shrink.models.pairs import Pair, check_pair
+from hf_shrink.models.pairs import Pair
 from hf_shrink.models.student import layers_left
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.pruning.config import PruningConfig
@@ -34,6 +34,7 @@ from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
+from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, teachers_of
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.vocabulary import tokens_to_keep
@@ -96,14 +97,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the checks leave for the run; nothing in it has been trained."""
+    """What the checks leave for the run; nothing in it has been trained.
+
+    Attributes:
+        pairs: how to read each teacher for the student.
+        kept_tokens: ids that a smaller vocabulary keeps; None where it stays.
+        words: how many of the vocabulary a cache is about; None without one.
+    """
 
     plan: Plan
     splits: Splits
     tokens: TokenizedSplits
     tokenizer: PreTrainedTokenizerBase
-    pair: Pair | None
+    pairs: tuple[Pair, ...]
     kept_tokens: tuple[int, ...] | None = None
+    words: int | None = None
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -125,16 +133,11 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     tokens = tokenize(splits, tokenizer, recipe.data.max_length)
     check_fit(tokens, *_limits(start))
     steps = _steps(recipe.training, recipe.seed, len(tokens.train), "training")
-    pair, teacher, stages = None, None, _floor(recipe, splits)
-    if recipe.teacher is not None:
-        trained = recipe.teacher.training is not None
-        own = splits.label_names if trained else None
-        teacher = blueprint(recipe.task, recipe.teacher.model, recipe.teacher.revision, own, download)
-        spoken = load_tokenizer(recipe.teacher.model, revision=recipe.teacher.revision, download=download)
-        check_fit(tokens, *_limits(teacher), "the teacher")
-        named = bool(splits.label_names)
-        pair = check_pair(start, teacher, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named)
-        stages.append(_teacher(recipe, len(tokens.train), teacher, pair))
+    teachers, stages = teachers_of(recipe, splits, start, tokenizer, download=download), _floor(recipe, splits)
+    for each in teachers:
+        check_fit(tokens, *_limits(each.model), "the teacher")
+    if teachers:
+        stages.append(_teacher(recipe, len(tokens.train), teachers))
     pruning = recipe.effective_pruning()
     student = layers_left(start, recipe.student)
     cuts = cut_words(student, pruning)
@@ -143,8 +146,13 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         check_targets_of(student, before)
         cuts += before_words(before, touched(student, before))
         student = outline(student, before)
-    if recipe.distillation is not None and teacher is not None:
-        check_teaching(recipe.distillation, student, teacher, max(tokenizer.get_vocab().values()) + 1)
+    words = None
+    if recipe.distillation is not None:
+        check_teachers(recipe, teachers, student, tokenizer)
+        if recipe.cache is not None:
+            words = words_that_count(recipe, student, teachers[0].model, tokenizer)
+            holds, size = cache_outlook(recipe, splits, tokens.train, tokenizer, teachers[0].model, words)
+            stages.append(StagePlan("cache", (holds,), {}, None, size, recipe.cache.folder))
     stages.append(_student(recipe, start, student, steps, cuts))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):
@@ -156,6 +164,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
             does.append(f"keeps {len(kept_tokens):,} of {student.config.vocab_size:,} tokens: those of the training texts")
             student = cut_vocabulary(student, kept_tokens)
         stages.append(_model_stage("shrunk", tuple(does), {}, student, "stages/shrunk"))
+    if recipe.distillation is not None:
+        refuse_smaller(recipe, student, teachers)
     if (stored := entry_for("bitsandbytes", recipe.quantization)) is not None:
         if stored.bits < 16:
             library()
@@ -167,7 +177,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stages.append(_onnx(student, graph))
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}"))
     warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
-    return Prepared(Plan(recipe.output_dir, tuple(stages), warnings), splits, tokens, tokenizer, pair, kept_tokens)
+    pairs = tuple(each.pair for each in teachers)
+    return Prepared(Plan(recipe.output_dir, tuple(stages), warnings), splits, tokens, tokenizer, pairs, kept_tokens, words)
 
 
 def _onnx(student: PreTrainedModel, config: QuantizationConfig) -> StagePlan:
@@ -182,8 +193,8 @@ def _onnx(student: PreTrainedModel, config: QuantizationConfig) -> StagePlan:
 def start_of(recipe: Recipe) -> tuple[str, str | None]:
     """Reference and revision of the weights that the student starts from."""
     if recipe.student.start == "teacher":
-        assert recipe.teacher is not None, "the recipe has checked this"
-        return recipe.teacher.model, recipe.teacher.revision
+        teacher, *_ = recipe.teachers  # the recipe has checked that there is one
+        return teacher.model, teacher.revision
     return recipe.model, recipe.revision
 
 
@@ -212,15 +223,19 @@ def _frozen(model: PreTrainedModel, modules: tuple[str, ...], where: str) -> dic
     return dict.fromkeys(freeze(model, modules, where), "frozen")
 
 
-def _teacher(recipe: Recipe, rows: int, teacher: PreTrainedModel, pair: Pair) -> StagePlan:
-    config = recipe.teacher
-    assert config is not None
+def _teacher(recipe: Recipe, rows: int, teachers: Sequence[Taught]) -> StagePlan:
+    config, (first, *others) = recipe.teachers[0], teachers
+    notes = tuple(note for each in teachers for note in each.pair.notes)
     if config.training is None:
-        stage = _model_stage("teacher", (f"takes {config.model} as it is", *pair.notes), {}, teacher, "")
-        return stage if existing_quantization(teacher) is None else dataclasses.replace(stage, bytes=None)
+        names = " and ".join(each.model for each in recipe.teachers)
+        together = "" if not others else f", by {(recipe.distillation and recipe.distillation.combine) or 'mean'}"
+        stage = _model_stage(
+            "teacher", (f"takes {names} as {'they are' if others else 'it is'}{together}", *notes), {}, first.model, ""
+        )
+        return stage if existing_quantization(first.model) is None else dataclasses.replace(stage, bytes=None)
     steps = _steps(config.training, recipe.seed, rows, "teacher.training")
-    does = (f"fine-tunes {config.model} for {steps} steps", *pair.notes)
-    return _model_stage("teacher", does, _frozen(teacher, config.freeze, "teacher.freeze"), teacher, "stages/teacher")
+    does = (f"fine-tunes {config.model} for {steps} steps", *notes)
+    return _model_stage("teacher", does, _frozen(first.model, config.freeze, "teacher.freeze"), first.model, "stages/teacher")
 
 
 def _check_training(student: PreTrainedModel, pruning: Sequence[PruningConfig], steps: int) -> None:

@@ -12,11 +12,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from hf_shrink.config import Config, Listed
 from hf_shrink.data.config import DataConfig
-from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.distillation.config import CacheConfig, DistillationConfig
 from hf_shrink.errors import RecipeError
 from hf_shrink.explain import KeyPath, dotted, problems, shown
 from hf_shrink.measurement.config import MeasurementConfig
-from hf_shrink.models.config import StudentConfig, TeacherConfig
+from hf_shrink.models.config import StudentConfig, TeacherConfig, Teachers
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig, fit_for_bits
 from hf_shrink.publishing.config import PublishingConfig
@@ -48,7 +48,12 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of everything random but the splits, whose seed is in `data`.")
     data: DataConfig
     student: StudentConfig = StudentConfig()
-    teacher: TeacherConfig | None = None
+    teacher: Teachers | None = Field(
+        None,
+        description="The model to learn from. With `training` it is fine-tuned first; without, it is used as it comes. A list "
+        "of trained ones teaches together.",
+    )
+    cache: CacheConfig | None = None
     distillation: DistillationConfig | None = None
     pruning: Annotated[tuple[PruningConfig, ...], Listed] = ()
     training: dict[str, Any] = Field(
@@ -134,6 +139,13 @@ class Recipe(Config):
         """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""
         stored = entry_for("bitsandbytes", self.quantization)
         return fit_for_bits(self.pruning, None if stored is None else stored.bits)
+
+    @property
+    def teachers(self) -> tuple[TeacherConfig, ...]:
+        """All who teach, in order; the first is the one that the report measures."""
+        if self.teacher is None:
+            return ()
+        return (self.teacher,) if isinstance(self.teacher, TeacherConfig) else self.teacher
 
     def to_yaml(self) -> str:
         """What was set, as YAML; ``from_text`` of it equals this recipe."""

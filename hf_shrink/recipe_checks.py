@@ -1,5 +1,6 @@
 """What only shows when the sections of a recipe are seen together. Plain data in, problems out, whatever shape the data has."""
 
+import os.path
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
@@ -28,6 +29,8 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         for word, message in training_problems(_at(data, *path)):
             yield (*path, word), message
     yield from _teacher(data)
+    yield from _teachers(data)
+    yield from _cache(data)
     yield from _revisions(data)
     yield from _claims(data)
     yield from _backends(data)
@@ -90,6 +93,77 @@ def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield ("model",), f"would be ignored: the student starts from the teacher; write {teacher_model!r} here as well."
 
 
+def _teachers(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """What several teachers cannot do, and what one has no use for."""
+    entries, losses = data.get("teacher"), _at(data, "distillation")
+    several = isinstance(entries, list | tuple)
+    if losses.get("combine") is not None and not (several and len(entries or ()) > 1):
+        yield ("distillation", "combine"), "would be ignored: there is one teacher; remove it."
+    if not several:
+        return
+    for i, entry in enumerate(entries or ()):
+        for key in ("training", "freeze"):
+            if isinstance(entry, Mapping) and entry.get(key):
+                yield (
+                    ("teacher", i, key),
+                    "a list is of trained teachers; train each by a recipe of its own, then name it here.",
+                )
+    if _at(data, "student").get("start") == "teacher":
+        yield ("student", "start"), "of several teachers, none is the one to start from; name it in `model`, or remove `start`."
+    yield from _logits_alone(data, "several teachers share")
+
+
+def _cache(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """A cache that nobody reads, that lies where the run writes, or that holds less than a loss needs."""
+    section, name = _at(data, "cache"), data.get("task")
+    if data.get("cache") is None:
+        return
+    if data.get("distillation") is None:
+        yield ("cache",), "would be ignored: nothing is distilled; add `teacher` and `distillation`, or remove it."
+    folder, output = section.get("folder"), data.get("output_dir")
+    if isinstance(folder, str) and isinstance(output, str):
+        inside, outside = (os.path.normpath(path) + os.sep for path in (folder, output))
+        if inside.startswith(outside):
+            yield ("cache", "folder"), "lies in output_dir, which belongs to one run; name a folder beside it."
+    if not isinstance(data.get("teacher"), list | tuple):
+        yield from _logits_alone(data, "a cache holds")
+    if name != "causal-lm":
+        if section.get("top_k") is not None and isinstance(name, str) and name in TASKS:
+            yield ("cache", "top_k"), f"would be ignored: of {name} every output is kept; remove it."
+        return
+    from hf_shrink.distillation.losses import LOSSES
+
+    able = ", ".join(sorted(loss for loss, entry in LOSSES.items() if entry.merges))
+    for i, loss, entry in _named_losses(data):
+        where = ("distillation", "losses", i)
+        if LOSSES[loss].reads == "logits" and not LOSSES[loss].merges:
+            yield (*where, "loss"), f"needs every word, but a cache holds the likeliest. Use {able}."
+        elif entry.get("temperature_end") is not None:
+            yield (*where, "temperature_end"), "a cache knows the words it leaves out at one temperature alone; remove it."
+
+
+def _logits_alone(data: Mapping[str, Any], who: str) -> Iterator[Problem]:
+    for i, loss, _ in _named_losses(data):
+        from hf_shrink.distillation.losses import LOSSES
+
+        if LOSSES[loss].reads != "logits":
+            yield (
+                ("distillation", "losses", i, "loss"),
+                f"reads {LOSSES[loss].reads}, but {who} the logits alone; use forward_kl.",
+            )
+
+
+def _named_losses(data: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapping[str, Any]]]:
+    """Place, name and entry of each loss whose name is in the table."""
+    entries = _at(data, "distillation").get("losses")
+    for i, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        from hf_shrink.distillation.losses import LOSSES  # here, so that recipes that do not distil leave torch unimported
+
+        loss = entry.get("loss", "forward_kl") if isinstance(entry, Mapping) else None
+        if isinstance(loss, str) and loss in LOSSES:
+            yield i, loss, entry
+
+
 def _smoothing(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Label smoothing is for classes: transformers leaves it out for sets of labels, and fails on numbers."""
     task = TASKS.get(str(data.get("task")))
@@ -101,25 +175,25 @@ def _smoothing(data: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _losses(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Losses on logits that are not made for what the task's models put out."""
-    name, entries = data.get("task"), _at(data, "distillation").get("losses")
+    name = data.get("task")
     task = TASKS.get(name) if isinstance(name, str) else None
-    if task is None or not isinstance(entries, list | tuple):
+    if task is None:
         return
-    from hf_shrink.distillation.losses import LOSSES  # here, so that recipes that do not distil leave torch unimported
-    from hf_shrink.distillation.outputs import OUTPUTS, problem_with
+    for i, loss, _ in _named_losses(data):
+        from hf_shrink.distillation.outputs import OUTPUTS, problem_with
 
-    for i, entry in enumerate(entries):
-        loss = entry.get("loss", "forward_kl") if isinstance(entry, Mapping) else None
-        known = isinstance(loss, str) and loss in LOSSES
-        problem = problem_with(str(loss), OUTPUTS.get(task.problem_type, "classes"), f"{name} gives") if known else None
+        problem = problem_with(loss, OUTPUTS.get(task.problem_type, "classes"), f"{name} gives")
         if problem is not None:
             yield ("distillation", "losses", i, "loss"), problem.replace("\n", " ")
 
 
 def _revisions(data: Mapping[str, Any]) -> Iterator[Problem]:
-    for path, source in (((), "model"), (("teacher",), "model"), (("data",), "dataset")):
-        section = _at(data, *path)
-        reference = section.get(source)
+    teachers = data.get("teacher")
+    sections: list[tuple[KeyPath, Any, str]] = [((), data, "model"), (("data",), data.get("data"), "dataset")]
+    several = list(teachers) if isinstance(teachers, list | tuple) else []
+    sections += [(("teacher", i), each, "model") for i, each in enumerate(several)] or [(("teacher",), teachers, "model")]
+    for path, section, source in sections:
+        reference = section.get(source) if isinstance(section, Mapping) else None
         if isinstance(reference, str) and reference.startswith(_PACKAGE):
             for key in ("revision", "subset"):
                 if section.get(key) is not None:

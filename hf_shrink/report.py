@@ -43,8 +43,8 @@ def fingerprints(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
     """What the run reads, by content: data as loaded, weights by sha256, or by commit where they come from the Hub."""
     found = {name: value for name, value in prepared.splits.source.items() if name.startswith("fingerprint")}
     found["model"] = _weights(recipe.model, recipe.revision)
-    if recipe.teacher is not None:
-        found["teacher"] = _weights(recipe.teacher.model, recipe.teacher.revision)
+    for i, each in enumerate(recipe.teachers):
+        found["teacher" if i == 0 else f"teacher.{i}"] = _weights(each.model, each.revision)
     return found
 
 
@@ -106,7 +106,7 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
             assert recipe.measurement.floor is not None
             predictions = floor(recipe.measurement.floor, prepared.splits.train, prepared.splits.test)
             found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
-        elif stage.name != "report":
+        elif stage.name not in ("cache", "report"):
             folder, answers = _folder(recipe, stage.name, work), None
             if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized", FOLDER):
                 place = work.folder if stage.name == "quantized" else folder
@@ -127,8 +127,8 @@ def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
 
 
 def _folder(recipe: Recipe, stage: str, work: Workspace) -> Path:
-    if stage == "teacher" and recipe.teacher is not None and recipe.teacher.training is None:
-        return local_folder(recipe.teacher.model, recipe.teacher.revision)
+    if stage == "teacher" and recipe.teachers[0].training is None:
+        return local_folder(recipe.teachers[0].model, recipe.teachers[0].revision)
     return work.folder / FOLDER if stage == FOLDER else work.stage_folder(stage)
 
 

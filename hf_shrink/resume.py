@@ -23,7 +23,7 @@ _FIRST_STAGE = {
 }
 """The first stage that a section of the recipe reaches; sections that are not here reach the student."""
 
-_PLACES = {"output_dir", *(f"publishing.{key}" for key in DESTINATION)}
+_PLACES = {"output_dir", "cache.folder", *(f"publishing.{key}" for key in DESTINATION)}
 """Keys that say where things are: a folder may be moved, and a finished run published."""
 
 
@@ -57,7 +57,9 @@ def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str
 
 def _refuse_own_sources(recipe: Recipe, folder: Path) -> None:
     """A run that starts from its own output would write over it, and could not be resumed."""
-    named = {"model": recipe.model} | ({} if recipe.teacher is None else {"teacher.model": recipe.teacher.model})
+    named = {"model": recipe.model, **{f"teacher.{i}.model": each.model for i, each in enumerate(recipe.teachers)}}
+    if len(recipe.teachers) == 1:
+        named["teacher.model"] = named.pop("teacher.0.model")
     for key, reference in named.items():
         source = Path(resolve(reference)).resolve()
         if source == folder.resolve() or source.is_relative_to((folder / STAGES).resolve()):
@@ -84,7 +86,7 @@ def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> N
 
 def _reaches(changed: Sequence[str], name: str) -> bool:
     """Whether one of the changed keys says which input this is: the data of a split, the model or the teacher."""
-    keys = {"model": ("model", "revision"), "teacher": ("teacher",)}.get(name, ("data",))
+    keys = {"model": ("model", "revision"), "teacher": ("teacher",)}.get(name.split(".")[0], ("data",))
     return any(key in keys or key.startswith(tuple(f"{section}." for section in keys)) for key in changed)
 
 

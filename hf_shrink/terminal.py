@@ -20,6 +20,10 @@ from hf_shrink.lines import without_home
 P = ParamSpec("P")
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else on stdout.")]
+RecipeFile = Annotated[
+    Path, typer.Argument(metavar="RECIPE", help="A recipe file, or a model made by one: folder or OWNER/NAME.")
+]
+Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.max_steps=50")]
 
 _RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
 _RESOURCE_WORDS = ("out of memory", "can't allocate memory", "No space left on device", "file write failed")
@@ -78,3 +82,12 @@ def show(result: Any, as_json: bool) -> None:
         typer.echo(json.dumps(result.to_json(), indent=1))
     else:
         Console(soft_wrap=not sys.stdout.isatty()).print(result.rich())
+
+
+def recipe_of(path: Path, overrides: list[str]) -> Any:
+    """The recipe in a file, or of a model that was made by one."""
+    from hf_shrink.recipe import Recipe
+
+    if path.is_dir() or (not path.suffix and not path.exists() and len(path.parts) == 2):
+        return Recipe.from_pretrained(path.as_posix(), overrides=tuple(overrides))
+    return Recipe.from_yaml(path, overrides=tuple(overrides))

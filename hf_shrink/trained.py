@@ -43,7 +43,8 @@ def trained_start(
         student = str(folder / STAGES / "student")
         return load_for(recipe.task, student, label_names=label_names, new_head=False), "student"
     came_from = reference
-    if recipe.student.start == "teacher" and recipe.teacher is not None and recipe.teacher.training and "teacher" in stages:
+    taught = recipe.student.start == "teacher" and bool(recipe.teachers) and recipe.teachers[0].training is not None
+    if taught and "teacher" in stages:
         if other := sorted(changed & _TEACHER):
             raise RecipeError(
                 f"output_dir {folder.name!r}: its teacher was trained by another recipe ({', '.join(other)} differs).\n"

@@ -24,14 +24,16 @@ LAYERS = [
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe_checks"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "answers", "vocabulary", "trained", "blueprint", "scoring"},
+    {"words", "answers", "vocabulary", "trained", "blueprint", "scoring", "caching"},
+    {"teaching"},
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},
     {"sensitivity", "verification"},
     {"job"},
+    {"trainings"},
     {"pipeline"},
     {"terminal", "graphs"},
-    {"cli_hub"},
+    {"cli_hub", "cli_cache"},
     {"cli", "__main__"},
 ]
 LEVEL = {room: level for level, rooms in enumerate(LAYERS) for room in rooms}

@@ -62,3 +62,25 @@ class DistillationConfig(Config):
     alpha: float = Field(0.5, ge=0, le=1, description="Weight of distillation; the task loss gets 1 - alpha.")
     alpha_end: float | None = Field(None, ge=0, le=1, description="Alpha of the last step, reached in a straight line.")
     losses: Annotated[tuple[LossTerm, ...], Listed] = Field(min_length=1, description="The terms of the sum.")
+    combine: Literal["mean", "confidence"] | None = Field(
+        None,
+        description="Several teachers: `mean` of their probabilities, which null means too, or by `confidence`, where who is "
+        "sure counts more.",
+    )
+
+
+class CacheConfig(Config):
+    """What the teacher says about each training row, written once; the student then learns from the files alone."""
+
+    folder: str = Field(
+        min_length=1, description="Folder of the files, not in output_dir; recipes with the same teacher and data may share it."
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="Precision of the numbers; float16 halves the files and rounds to 3 digits."
+    )
+    top_k: int | None = Field(
+        None,
+        ge=1,
+        description="causal-lm: words kept at each position, 64 where null; all others share one probability. "
+        "Other tasks keep every output.",
+    )

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.layers import LayerTerms
 from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.merged import Kept, merge
 from hf_shrink.distillation.outputs import check_outputs
 from hf_shrink.distillation.positions import kept_positions, targets
 from hf_shrink.distillation.ramps import along
@@ -27,20 +29,20 @@ class Distiller:
 
     Args:
         config: alpha and the terms.
-        teacher: gives what is to be learnt: one, or several as an ``Ensemble``.
+        teacher: gives what is to be learnt: one, several as an ``Ensemble``, or the answers of either from a cache.
         student: the model that learns; needed where a term reads layers.
         shifts_labels: whether the student's loss moves the labels by one, as causal language models do.
         words: how many of the logits count, where the rest is padding of a vocabulary; None for all.
         seed: of the projections between different widths.
 
     Raises:
-        MismatchError: layers that a term names are not there.
+        MismatchError: layers that a term names are not there, or a cache holds less than a term needs.
     """
 
     def __init__(
         self,
         config: DistillationConfig,
-        teacher: Teacher | Ensemble,
+        teacher: Teacher | Ensemble | CachedTeacher,
         *,
         student: Any = None,
         shifts_labels: bool = False,
@@ -54,6 +56,8 @@ class Distiller:
         self._terms = _named(config.losses)
         on_layers = {name: term for name, term in self._terms.items() if LOSSES[term.loss].reads != "logits"}
         self._on_logits = {name: term for name, term in self._terms.items() if name not in on_layers}
+        if isinstance(teacher, CachedTeacher):
+            teacher.check_terms(self._terms)
         if on_layers and isinstance(teacher, Ensemble):
             raise MismatchError(f"distillation: {next(iter(on_layers))} compares layers, which several teachers do not share.")
         compares = bool(on_layers) and isinstance(teacher, Teacher)
@@ -116,7 +120,10 @@ class Distiller:
         with self.layers.watching_teacher() if self.layers else _nothing() as taught:
             teacher_outputs = self.teacher.outputs(inputs, **self.layers.forward_words if self.layers else {})
         divisor = kept.sum().clamp(min=1) if count is None else count
-        sums = self._logit_sums(student_outputs["logits"], self.teacher.ordered(teacher_outputs["logits"]), inputs, kept)
+        if isinstance(likeliest := teacher_outputs.get("kept"), Kept):
+            sums = self._merged_sums(student_outputs["logits"], likeliest, inputs, kept)
+        else:
+            sums = self._logit_sums(student_outputs["logits"], self.teacher.ordered(teacher_outputs["logits"]), inputs, kept)
         if self.layers is not None:
             student = Seen(tuple(student_outputs.get("hidden_states") or ()), attended or {})
             sums |= self._layer_sums(student, Seen(tuple(teacher_outputs.get("hidden_states") or ()), taught), inputs, kept)
@@ -211,6 +218,20 @@ class Distiller:
         _refuse_not_finite(bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist())
         ours, theirs, right = student[kept], teacher[kept], labels.reshape(*kept.shape, *labels.shape[kept.ndim :])[kept]
         return {name: self._value(term, ours, theirs, right).sum() for name, term in self._on_logits.items()}
+
+    def _merged_sums(self, student: Tensor, teacher: Kept, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
+        """As ``_logit_sums``, where of the teacher's words only the likeliest are known one by one."""
+        student = student[..., : self.words]
+        if student.shape[:-1] != teacher.values.shape[:-1] or kept.shape != student.shape[:-1]:
+            raise MismatchError(
+                f"distillation: student logits {list(student.shape)}, positions in the cache {list(teacher.values.shape[:-1])}."
+            )
+        ours, theirs, right = student[kept], teacher.to(student.device).at(kept), targets(inputs)[kept]
+        sums = {}
+        for name, term in self._terms.items():
+            merged = merge(ours, theirs.ids, term.temperature), theirs.logits(term.temperature)
+            sums[name] = self._value(term, *merged, right).sum()
+        return sums
 
     def _layer_sums(self, student: Seen, teacher: Seen, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
         assert self.layers is not None

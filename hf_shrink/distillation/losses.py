@@ -37,6 +37,7 @@ class Loss:
         outputs: for losses on logits, what they may be: ``classes`` of which one is right, ``labels`` of which several may
             be, or ``values``.
         layers: for losses on layers, which pairs are compared where a term does not say.
+        merges: whether it is still a loss between two distributions where some of the classes are counted as one.
     """
 
     function: Callable[..., Tensor]
@@ -44,17 +45,18 @@ class Loss:
     takes: frozenset[str] = frozenset()
     outputs: frozenset[str] = field(default=frozenset({"classes"}))
     layers: Literal["uniform", "last"] | None = None
+    merges: bool = False
 
 
 _SOFT = frozenset({"temperature"})
 
 LOSSES: Mapping[str, Loss] = {
-    "forward_kl": Loss(forward_kl, takes=_SOFT),
-    "reverse_kl": Loss(reverse_kl, takes=_SOFT),
-    "symmetric_kl": Loss(symmetric_kl, takes=_SOFT),
-    "jsd": Loss(jsd, takes=_SOFT | {"beta"}),
-    "total_variation": Loss(total_variation, takes=_SOFT),
-    "soft_cross_entropy": Loss(soft_cross_entropy, takes=_SOFT),
+    "forward_kl": Loss(forward_kl, takes=_SOFT, merges=True),
+    "reverse_kl": Loss(reverse_kl, takes=_SOFT, merges=True),
+    "symmetric_kl": Loss(symmetric_kl, takes=_SOFT, merges=True),
+    "jsd": Loss(jsd, takes=_SOFT | {"beta"}, merges=True),
+    "total_variation": Loss(total_variation, takes=_SOFT, merges=True),
+    "soft_cross_entropy": Loss(soft_cross_entropy, takes=_SOFT, merges=True),
     "decoupled_kd": Loss(decoupled_kd, takes=_SOFT | {"beta", "labels"}),
     "logit_mse": Loss(logit_mse, outputs=frozenset({"classes", "labels", "values"})),
     "binary_kl": Loss(binary_kl, takes=_SOFT, outputs=frozenset({"labels"})),

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from hf_shrink.config import Config, Listed, Names
 
@@ -41,3 +41,14 @@ class TeacherConfig(Config):
     dtype: DType = Field("float32", description="Precision of the teacher's weights while it teaches.")
     training: dict[str, Any] | None = Field(None, description="TrainingArguments for fine-tuning the teacher first.")
     freeze: Names = Field((), description="Modules not trained, by the end of their name, e.g. [embeddings].")
+
+
+def _one_or_many(value: Any) -> str:
+    return "list" if isinstance(value, list | tuple) else "entry"
+
+
+Teachers = Annotated[
+    Annotated[TeacherConfig, Tag("entry")] | Annotated[tuple[TeacherConfig, ...], Field(min_length=1), Listed, Tag("list")],
+    Discriminator(_one_or_many),
+]
+"""One section, or a list of them."""

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.distillation.ensemble import Ensemble
@@ -26,8 +27,8 @@ from hf_shrink.training.pruned import PruningTrainer
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 
-AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | Sequence[nn.Module | Teacher]
-"""One who teaches, or several."""
+AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | CachedTeacher | Sequence[nn.Module | Teacher]
+"""One who teaches, several, or what they once said."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ class TaughtTrainer(PruningTrainer):
         ours = {id(p) for p in self.student.parameters()}
         if any(id(p) in ours for model in _models(teacher) for p in model.parameters()):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
-        one = self._as_one(teacher)
+        one = self._as_one(teacher, config)
         one.to(self.args.device)
         on_layers = any(LOSSES[term.loss].reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
@@ -65,7 +66,7 @@ class TaughtTrainer(PruningTrainer):
             one,
             student=self.student,
             shifts_labels=self.predicts_next_token(),
-            words=self._shared_words(one.models),
+            words=one.words_of(_base(self.student)) if isinstance(one, CachedTeacher) else self._shared_words(one.models),
             seed=self.args.seed,
         )
         if self.distiller.layers is not None:
@@ -218,24 +219,32 @@ class TaughtTrainer(PruningTrainer):
 
     def _find_heads(self, inputs: Mapping[str, Any]) -> Heads | None:
         assert self.distiller is not None
-        teacher, ids = self.distiller.teacher.models[0], inputs.get("input_ids")
+        ids = inputs.get("input_ids")
         if not self.distiller.streams or self.args.torch_compile or not isinstance(ids, Tensor):
             return None
+        teacher = self.distiller.teacher.models[0]
         if not predicts_next_token(_base(self.student)) or not predicts_next_token(_base(teacher)):
             return None
         student_head = plain_head(self.student, ids, own_loss=True)
         teacher_head = None if student_head is None else plain_head(teacher, ids, own_loss=False)
         return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
 
-    def _as_one(self, teacher: AnyTeacher) -> Teacher | Ensemble:
-        if isinstance(teacher, Teacher | Ensemble):
-            return teacher
-        if isinstance(teacher, nn.Module):
-            return Teacher(teacher)
-        if not teacher:
+    def _as_one(self, teacher: AnyTeacher, config: DistillationConfig) -> Teacher | Ensemble | CachedTeacher:
+        one: Teacher | Ensemble | CachedTeacher
+        if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
+            one = teacher
+        elif isinstance(teacher, nn.Module):
+            one = Teacher(teacher)
+        elif not teacher:
             raise RecipeError("teacher: an empty list teaches nothing. Pass a model, or several.")
-        kind = getattr(getattr(self.student, "config", None), "problem_type", None)
-        return Ensemble([each if isinstance(each, Teacher) else Teacher(each) for each in teacher], problem_type=kind)
+        else:
+            kind = getattr(getattr(self.student, "config", None), "problem_type", None)
+            each = [one if isinstance(one, Teacher) else Teacher(one) for one in teacher]
+            one = Ensemble(each, combine=config.combine or "mean", problem_type=kind)
+        if config.combine not in (None, (how := getattr(one, "combine", None))):
+            said = f"these are combined by {how}" if how else "there is one teacher"
+            raise RecipeError(f"distillation.combine: {config.combine} would be ignored, {said}; remove it.")
+        return one
 
     def _shared_words(self, teachers: list[Any]) -> int | None:
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
@@ -276,7 +285,9 @@ def _models(teacher: AnyTeacher) -> list[nn.Module]:
     """Those that teach, before any of them is frozen."""
     if isinstance(teacher, nn.Module):
         return [teacher]
-    return teacher.models if isinstance(teacher, Teacher | Ensemble) else [model for each in teacher for model in _models(each)]
+    if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
+        return list(teacher.models)
+    return [model for each in teacher for model in _models(each)]
 
 
 def _base(model: Any) -> Any:

@@ -25,7 +25,7 @@ class ShrinkTrainer(TaughtTrainer):
     Args:
         model, args, ...: those of ``Trainer``, in its order.
         teacher: a model of the same labels and vocabulary, a ``Teacher``, a list of them (their mean teaches) or an
-            ``Ensemble``; needs ``distillation``.
+            ``Ensemble``, or a ``CachedTeacher``; needs ``distillation``.
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.

@@ -1,0 +1,113 @@
+"""Who teaches whom: teachers in outline, whether each can teach this student, and whether there is anything to learn."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hf_shrink.blueprint import blueprint
+from hf_shrink.data.splits import Splits
+from hf_shrink.distillation.fitting import check_teaching
+from hf_shrink.errors import MismatchError
+from hf_shrink.models.load import load_tokenizer
+from hf_shrink.models.pairs import Pair, check_pair
+from hf_shrink.models.reference import resolve, shown
+from hf_shrink.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Taught:
+    """A teacher without its weights, and how its classes are read for the student."""
+
+    model: PreTrainedModel
+    pair: Pair
+
+
+def teachers_of(
+    recipe: Recipe, splits: Splits, start: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, download: bool
+) -> tuple[Taught, ...]:
+    """The teachers of a recipe, each compared with the model that the student starts from.
+
+    Raises:
+        ShrinkError: as ``blueprint``, ``load_tokenizer`` and ``check_pair``.
+    """
+    found = []
+    for config in recipe.teachers:
+        own = splits.label_names if config.training is not None else None
+        model = blueprint(recipe.task, config.model, config.revision, own, download)
+        spoken = load_tokenizer(config.model, revision=config.revision, download=download)
+        named = bool(splits.label_names)
+        pair = check_pair(start, model, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named)
+        found.append(Taught(model, pair))
+    return tuple(found)
+
+
+def check_teachers(
+    recipe: Recipe, teachers: Sequence[Taught], student: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuse what the first training step would refuse, and a training from which nothing can be learnt.
+
+    Args:
+        recipe: with ``distillation``.
+        teachers: of ``teachers_of``.
+        student: as it begins to train, in outline.
+        tokenizer: of the student.
+
+    Raises:
+        MismatchError: as ``check_teaching``; several teachers whose vocabularies differ in size; a teacher that is the student
+            itself, or is smaller.
+    """
+    assert recipe.distillation is not None
+    for each in teachers:
+        check_teaching(recipe.distillation, student, each.model, max(tokenizer.get_vocab().values()) + 1)
+    models: list[Any] = [student, *(each.model for each in teachers)]
+    heads = [model.get_output_embeddings() for model in models]
+    sizes = [len(head.weight) for head in heads if head is not None]
+    if len(teachers) > 1 and len(set(sizes)) > 1:
+        raise MismatchError(
+            f"teacher: of the student and its teachers, vocabularies have {', '.join(map(str, sizes))} words; several teachers "
+            "need the student's.\nUse one teacher, or models of one vocabulary size."
+        )
+    _refuse_itself(recipe, student, teachers)
+
+
+def refuse_smaller(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[Taught]) -> None:
+    """A MismatchError where the student, after everything that makes it smaller, is still larger than all its teachers.
+
+    Embeddings do not count: vocabularies are padded to different sizes.
+    """
+    ours, theirs = _inner(student), max((_inner(each.model) for each in teachers), default=math.inf)
+    if ours > theirs:
+        names = " and ".join(shown(config.model) for config in recipe.teachers)
+        raise MismatchError(
+            f"teacher: the student {shown(_start(recipe))} has {ours:,} parameters outside its embeddings, more than its "
+            f"teacher's {theirs:,} ({names}).\nSwap `model` and `teacher.model`, or make the student smaller."
+        )
+
+
+def _refuse_itself(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[Taught]) -> None:
+    """A student that starts from its teacher's weights, all of them, gives its answers before the first step."""
+    if recipe.pruning:
+        return
+    for config, each in zip(recipe.teachers, teachers, strict=True):
+        trained, from_it = config.training is not None, recipe.student.start == "teacher"
+        same = from_it or (not trained and (resolve(config.model), config.revision) == (resolve(recipe.model), recipe.revision))
+        if same and student.num_parameters() == each.model.num_parameters():
+            raise MismatchError(
+                f"teacher: {shown(config.model)} ({each.model.num_parameters():,} parameters) is the student itself, of which "
+                "nothing is pruned: it says what the student says already.\n"
+                "Use another teacher, prune or drop layers of the student, or remove `teacher` and `distillation`."
+            )
+
+
+def _start(recipe: Recipe) -> str:
+    return recipe.teachers[0].model if recipe.student.start == "teacher" else recipe.model
+
+
+def _inner(model: Any) -> int:
+    """Parameters outside the embeddings of words, going in and coming out."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    words = {id(end.weight): int(end.weight.numel()) for end in ends if end is not None}
+    return int(model.num_parameters()) - sum(words.values())
