@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.answering import answers_of
+from hf_shrink.measurement.confidence import reliability
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.measures import MEASURES
 from hf_shrink.measurement.subjects import Bench, Subject, load
@@ -64,9 +66,10 @@ def measure_all(
     for entry in MEASURES.values():
         for own, more in zip(found, entry.function(bench), strict=True):
             own += more
+    bins = [reliability(answers) for answers in answers_of(bench)]
     return [
-        Report(name=s.name, title=s.title, did=s.did, notes=s.notes, measurements=tuple(m))
-        for s, m in zip(ready, found, strict=True)
+        Report(name=s.name, title=s.title, did=s.did, notes=s.notes, measurements=tuple(m), reliability=r)
+        for s, m, r in zip(ready, found, bins, strict=True)
     ]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hf_shrink.measurement.compute import compute
+from hf_shrink.measurement.confidence import confidence
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.quality import quality
@@ -135,10 +136,21 @@ MEASURES: Mapping[str, Measure] = {
             "next_token_agreement": Row("same next token as the baseline", "higher"),
         },
     ),
+    "confidence": Measure(
+        confidence,
+        {
+            "agreement": Row("same answer as the baseline", "higher"),
+            "divergence": Row("KL(baseline || model) of the answers", "lower"),
+            "confidence": Row("mean probability of the answer"),
+            "calibration_error": Row("expected calibration error", "lower", against="ratio", noise=0.25, remark=True),
+        },
+    ),
 }
+
+_FIRST = ("quality", "confidence")
 
 
 def rows() -> dict[str, Row]:
-    """Every row by the name of its measurement, quality first: the order of the tables."""
-    order = ["quality", *(name for name in MEASURES if name != "quality")]
+    """Every row by the name of its measurement, quality and confidence first: the order of the tables."""
+    order = [*_FIRST, *(name for name in MEASURES if name not in _FIRST)]
     return {name: row for measure in order for name, row in MEASURES[measure].rows.items()}

@@ -15,10 +15,14 @@ from hf_shrink.measurement.predict import check_classes, check_labels, predict
 
 @dataclass(frozen=True)
 class Predictions:
-    """Predicted and true classes of the same samples in the same order, int64 ``[samples]`` each."""
+    """Predicted and true classes of the same samples in the same order, int64 ``[samples]`` each.
+
+    ``logits`` are those behind the answers, float32 ``[samples, classes]``; None where only the answers are known.
+    """
 
     predicted: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.predicted.shape != self.labels.shape or self.labels.ndim != 1:
@@ -36,7 +40,7 @@ class Predictions:
     @classmethod
     def from_logits(cls, logits: npt.NDArray[np.float32], labels: Sequence[int] | npt.NDArray[Any]) -> Self:
         """The class with the largest of the logits ``[samples, classes]``; the first one where several are equal."""
-        return cls.of(logits.argmax(axis=-1), labels)
+        return cls(np.asarray(logits.argmax(axis=-1)), np.asarray(labels, dtype=np.int64), logits)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -45,6 +49,15 @@ class Predictions:
     def correct(self) -> npt.NDArray[np.bool_]:
         """True where the prediction is the label, ``[samples]``."""
         return np.asarray(self.predicted == self.labels)
+
+    def per_sample(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """One value a position, summed over each sample; here every sample is one position."""
+        return values
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """How many answers each sample has: one."""
+        return np.ones(len(self.labels), dtype=np.int64)
 
     @cached_property
     def samples(self) -> str:

@@ -1,50 +1,26 @@
 """How good a model's answers are, with intervals, and how much of a baseline's quality is left."""
 
 import functools
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.answering import answers_of
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.intervals import draw_scores, interval
-from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.scores import Score, agreements_of, scores_of
-from hf_shrink.measurement.subjects import Bench, Subject, explained
+from hf_shrink.measurement.subjects import Bench
 from hf_shrink.measurement.values import Measurement
 
 
 def quality(bench: Bench) -> list[list[Measurement]]:
     """Every score of every subject that can answer and, on the same samples, its distance from the baseline."""
     found: list[list[Measurement]] = [[] for _ in bench.subjects]
-    answers = [_answers(subject, bench) for subject in bench.subjects]
+    answers = answers_of(bench)
     for i, own in enumerate(answers):
         if own is not None:
             found[i] += _judged(own, answers[bench.baseline] if i != bench.baseline else None, bench.config.bootstrap)
     return found
-
-
-def _answers(subject: Subject, bench: Bench) -> Answers | None:
-    if subject.predictions is not None or subject.model is None or bench.dataset is None:
-        return subject.predictions
-    if subject.missing:
-        names = ", ".join(subject.missing[:3])
-        raise MismatchError(
-            f"{subject.name}: {len(subject.missing)} weights are not in its folder ({names}), so transformers made them up.\n"
-            "Its quality would mean nothing: give a fine-tuned model, or leave the evaluation data out."
-        )
-    tokenizer = bench.tokenizer if bench.tokenizer is not None else _tokenizer(subject)
-    return judge(subject.model, bench.dataset, tokenizer, batch_size=max(bench.config.batch_sizes))
-
-
-def _tokenizer(subject: Subject) -> Any:
-    from transformers import AutoTokenizer
-
-    if subject.folder is None:
-        raise MismatchError(f"{subject.name}: evaluation data came without a tokenizer; give tokenizer=.")
-    with explained(f"tokenizer of {subject.name}"):
-        return AutoTokenizer.from_pretrained(str(subject.folder), local_files_only=True)
 
 
 def _judged(own: Answers, base: Answers | None, draws: int) -> list[Measurement]:

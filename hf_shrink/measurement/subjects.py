@@ -3,7 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Bench:
         baseline: index of the subject that the others are set against.
         dataset: tokenised evaluation data, for subjects that bring no predictions.
         tokenizer: pads it; None takes the one in the subject's folder.
+        answers: what the subjects said, empty until it is first asked for.
     """
 
     subjects: tuple[Subject, ...]
@@ -57,6 +58,7 @@ class Bench:
     baseline: int = 0
     dataset: Any | None = None
     tokenizer: Any | None = None
+    answers: list[Answers | None] = field(default_factory=list, compare=False, repr=False)
 
 
 def load(folder: Path) -> tuple[Any, tuple[str, ...]]:

@@ -22,12 +22,14 @@ class Tags:
         predicted, labels: int64 ``[words]``, sentence after sentence.
         words: of each sentence, int64 ``[sentences]``.
         names: of the tags.
+        logits: those behind the answers, float32 ``[words, tags]``; None where only the answers are known.
     """
 
     predicted: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     words: npt.NDArray[np.int64]
     names: tuple[str, ...]
+    logits: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.predicted.shape != self.labels.shape or int(self.words.sum()) != len(self.labels):
@@ -46,12 +48,21 @@ class Tags:
         digest = sha256(self.words.tobytes() + self.labels.tobytes()).hexdigest()[:8]
         return f"{len(self.words)} sentences, {len(self.labels)} words, labels {digest}"
 
+    def per_sample(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """One value a word, summed over each sentence."""
+        ends = np.concatenate([[0], np.cumsum(self.words)])
+        sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
+        return np.asarray(sums[ends[1:]] - sums[ends[:-1]])
+
+    @property
+    def positions(self) -> npt.NDArray[np.int64]:
+        """How many answers each sample has: one a word."""
+        return self.words
+
     @cached_property
     def hits(self) -> npt.NDArray[np.float64]:
         """Right tags in each sentence."""
-        ends = np.concatenate([[0], np.cumsum(self.words)])
-        sums = np.concatenate([[0.0], np.cumsum(self.predicted == self.labels)])
-        return np.asarray(sums[ends[1:]] - sums[ends[:-1]])
+        return np.asarray(self.per_sample(self.predicted == self.labels))
 
     def sentences(self, indices: npt.NDArray[np.int64]) -> list[list[str]]:
         """The names of tags, sentence by sentence."""
@@ -86,4 +97,4 @@ def judge_tags(model: Any, dataset: Any, tokenizer: Any, *, batch_size: int = 32
     own = [named[i] for i in sorted(named)]
     names = tuple(own if order is None else [own[i] for i in order])
     kind = EntityTags if is_scheme(names) else Tags
-    return kind(logits.argmax(axis=-1), found.labels, found.counts, names)
+    return kind(logits.argmax(axis=-1), found.labels, found.counts, names, logits)

@@ -51,6 +51,16 @@ class Measurement(Config):
         )
 
 
+class ReliabilityBin(Config):
+    """Answers whose probability lies between two bounds: how sure the model is of them, and how many are right."""
+
+    low: Number = Field(description="Above this probability.")
+    high: Number = Field(description="Up to this one.")
+    count: int = Field(ge=1, description="Answers in the bin.")
+    confidence: Number = Field(description="Their mean probability, from 0 to 1.")
+    accuracy: Number = Field(description="Fraction of them that are right.")
+
+
 class Report(Config):
     """Everything measured of one model, or of one stage of a run."""
 
@@ -59,6 +69,9 @@ class Report(Config):
     did: Names = Field((), description="One line per thing that was done to get this model.")
     measurements: Annotated[tuple[Measurement, ...], Listed] = ()
     notes: Names = Field((), description="What a reader of the numbers should know.")
+    reliability: Annotated[tuple[ReliabilityBin, ...], Listed] = Field(
+        (), description="Behind the calibration error of a classifier; bins without an answer are left out."
+    )
 
     @property
     def shown(self) -> str:
@@ -86,9 +99,10 @@ class Report(Config):
 
     def to_stage(self) -> dict[str, Any]:
         """Plain data, as one entry of ``stages`` in ``hf_shrink_report.json``."""
-        stage = self.model_dump(mode="json", exclude={"measurements", "notes"})
+        stage = self.model_dump(mode="json", exclude={"measurements", "notes", "reliability"})
         stage["measurements"] = [m.model_dump(mode="json", exclude_none=True) for m in self.measurements]
-        return stage | ({"notes": list(self.notes)} if self.notes else {})
+        bins = [each.model_dump(mode="json") for each in self.reliability]
+        return stage | ({"notes": list(self.notes)} if self.notes else {}) | ({"reliability": bins} if bins else {})
 
     @classmethod
     def from_stage(cls, stage: dict[str, Any]) -> Self:

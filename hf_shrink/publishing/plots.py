@@ -53,7 +53,7 @@ def plot_sensitivity(result: Sensitivity, folder: str | Path, *, name: str = "se
     if not panels:
         raise RecipeError("plots: the sensitivity has no points to draw; measure one mask or more.")
     draws: list[Callable[[Axes], None]] = [partial(_draw, title=t, lines=found, result=result) for t, found in panels.items()]
-    return _write(draws, Path(folder), name, columns=3, size=(4.6, 3.6))
+    return write_panels(draws, Path(folder), name, columns=3, size=(4.6, 3.6))
 
 
 def plot_histograms(
@@ -70,13 +70,19 @@ def plot_histograms(
         ResourceError: matplotlib is not installed, or the folder cannot be written.
     """
     draws: list[Callable[[Axes], None]] = [partial(_draw_histogram, title=title, bins=bins) for title, bins in layers.items()]
-    return _write(draws, Path(folder), name, columns=4, size=(3.2, 2.2))
+    return write_panels(draws, Path(folder), name, columns=4, size=(3.2, 2.2))
 
 
-def _write(
+def write_panels(
     draws: "Sequence[Callable[[Axes], None]]", folder: Path, name: str, *, columns: int, size: tuple[float, float]
 ) -> tuple[Path, ...]:
-    """One panel for each of ``draws``."""
+    """One panel for each of ``draws``, in a PNG and an SVG; arguments and errors as in ``plot_sensitivity``.
+
+    Args:
+        draws: each draws one panel.
+        columns: of panels, at most.
+        size: of a panel, in inches.
+    """
     try:
         from matplotlib import rc_context, rcdefaults, rcParams
         from matplotlib.figure import Figure

@@ -1,0 +1,56 @@
+"""What several reports look like: how sure each model may be of itself, and what its quality costs."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hf_shrink.errors import RecipeError
+from hf_shrink.measurement.markdown import clean
+from hf_shrink.measurement.values import ReliabilityBin, Report
+from hf_shrink.publishing.plots import COLOURS, INK, write_panels
+
+Panel: TypeAlias = Callable[[Any], None]
+"""Draws into the axes it is given."""
+
+
+def plot_reliability(reports: Sequence[Report], folder: str | Path, *, name: str = "reliability") -> tuple[Path, ...]:
+    """Accuracy over probability as ``NAME.png`` and ``NAME.svg``, one panel a classifier.
+
+    Bars are the accuracy of the answers in a bin, dots stand at their mean probability; the fainter a bar, the fewer answers.
+    On the diagonal a model is as often right as it says.
+
+    Args:
+        reports: those without ``reliability`` are left out.
+        folder: made where it is missing.
+        name: of the files, without an ending.
+
+    Raises:
+        RecipeError: none of the reports has bins.
+        ResourceError: matplotlib is not installed, or the folder cannot be written.
+    """
+    draws = reliability_panels(reports)
+    if not draws:
+        raise RecipeError("plots: no report has a reliability; measure a classifier on labelled data.")
+    return write_panels(draws, Path(folder), name, columns=3, size=(3.4, 3.4))
+
+
+def reliability_panels(reports: Sequence[Report]) -> list[Panel]:
+    """One for each report that has bins."""
+    return [partial(_draw_bins, title=clean(r.shown), bins=r.reliability) for r in reports if r.reliability]
+
+
+def _draw_bins(axes: Any, title: str, bins: Sequence[ReliabilityBin]) -> None:
+    most = max(each.count for each in bins)
+    for each in bins:
+        shade = 0.25 + 0.75 * each.count / most
+        width = 100 * (each.high - each.low)
+        axes.bar(100 * each.low, 100 * each.accuracy, width, align="edge", color=COLOURS[0], alpha=shade, linewidth=0)
+    axes.plot([0, 100], [0, 100], color=INK, linestyle="--", linewidth=1)
+    axes.plot([100 * b.confidence for b in bins], [100 * b.accuracy for b in bins], "o", color=COLOURS[1], markersize=4)
+    axes.set_title(title[:40], fontsize=9)
+    axes.set_xlabel("probability of the answer (%)")
+    axes.set_ylabel("answers that are right (%)")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_aspect("equal")
