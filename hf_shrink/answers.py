@@ -29,6 +29,17 @@ def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: A
     Raises:
         MismatchError: the model knows other classes.
     """
+    order = order_by_name(folder, label_names)
+    if order is None:
+        return None
+    model, missing = load(folder)
+    if missing:
+        return None  # the measurement refuses such a model
+    return judge(model, dataset, tokenizer, batch_size=batch_size, order=order)
+
+
+def order_by_name(folder: Path, label_names: Sequence[str]) -> tuple[int, ...] | None:
+    """Which class of the model in ``folder`` each of ``label_names`` is; None and errors as in ``by_name``."""
     names: dict[Any, str] = dict(config_of(str(folder)).id2label or {})
     own = [names[i] for i in sorted(names)]
     if own == list(label_names) or all(map(_PLAIN.fullmatch, label_names)):
@@ -38,7 +49,4 @@ def by_name(folder: Path, label_names: Sequence[str], dataset: Any, tokenizer: A
             f"{folder.name}: its {len(own)} labels are {few(own, 4)}; the data has {len(label_names)}: {few(label_names, 4)}.\n"
             "Judge a model of the same classes, or set their names in id2label of its config."
         )
-    model, missing = load(folder)
-    if missing:
-        return None  # the measurement refuses such a model
-    return judge(model, dataset, tokenizer, batch_size=batch_size, order=[own.index(name) for name in label_names])
+    return tuple(own.index(name) for name in label_names)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_shrink.answers import by_name
+from hf_shrink.answers import by_name, order_by_name
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
+from hf_shrink.disturbed import rewritten
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.measurement.measure import measure, measure_all
@@ -29,8 +30,10 @@ def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
     splits = load_splits(recipe.data, recipe.task, download=False)
     test = tokenize(splits, tokenizer, recipe.data.max_length).test
     answers = by_name(folder, splits.label_names, test, tokenizer, batch_size=max(recipe.measurement.batch_sizes))
-    subject = Subject(folder.resolve().name, folder=folder, predictions=answers)
-    return compare(measure_all([subject], dataset=test, tokenizer=tokenizer, config=recipe.measurement))
+    order = order_by_name(folder, splits.label_names)
+    subject = Subject(folder.resolve().name, folder=folder, predictions=answers, order=order)
+    texts = rewritten(recipe, splits)
+    return compare(measure_all([subject], dataset=test, tokenizer=tokenizer, config=recipe.measurement, rewritten=texts))
 
 
 def compare_models(references: Sequence[str]) -> Comparison:

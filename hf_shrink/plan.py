@@ -282,6 +282,9 @@ def _report(recipe: Recipe, judged: str) -> StagePlan:
         f"measures every stage: quality on {judged}, size, memory, MACs, speed at batch {batches}",
         "writes the card, loads the folder again and compares its logits",
     )
+    if (robust := recipe.measurement.robust) is not None:
+        ways = ", ".join(kind.replace("_", " ") for kind in robust.rates)
+        does = (*does, f"measures accuracy on at most {robust.rows:,} test texts under {ways}")
     if recipe.publishing.push_to is not None:
         seen = "public" if recipe.publishing.public else "private"
         does = (*does, f"publishes the folder to {recipe.publishing.push_to} on the Hub, {seen}, in one commit")

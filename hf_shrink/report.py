@@ -8,8 +8,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from hf_shrink.answers import by_name
+from hf_shrink.answers import by_name, order_by_name
 from hf_shrink.data.tokenize import TokenizedSplits
+from hf_shrink.disturbed import rewritten
 from hf_shrink.files import sha256
 from hf_shrink.measurement.environment import environment
 from hf_shrink.measurement.floor import floor
@@ -25,7 +26,7 @@ from hf_shrink.plan import Prepared
 from hf_shrink.publishing.card import render
 from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
-from hf_shrink.vocabulary import answers_in_own_words
+from hf_shrink.vocabulary import answers_in_own_words, own_tokenizer
 from hf_shrink.workspace import Workspace
 
 RECIPE = "hf_shrink_recipe.yaml"
@@ -71,7 +72,12 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
     known = rows()
     baseline = names.index("teacher") if "teacher" in names else names.index("student")
     reports = measure_all(
-        subjects, dataset=tokens.test, tokenizer=prepared.tokenizer, config=recipe.measurement, baseline=baseline
+        subjects,
+        dataset=tokens.test,
+        tokenizer=prepared.tokenizer,
+        config=recipe.measurement,
+        baseline=baseline,
+        rewritten=rewritten(recipe, prepared.splits),
     )
     final: Mapping[str, Any] = work.result("final") or {}
     graphs: Mapping[str, Any] = work.result(FOLDER) or {}
@@ -107,14 +113,17 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
             predictions = floor(recipe.measurement.floor, prepared.splits.train, prepared.splits.test)
             found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
         elif stage.name not in ("cache", "report"):
-            folder, answers = _folder(recipe, stage.name, work), None
+            folder, answers, order, own = _folder(recipe, stage.name, work), None, None, None
             if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized", FOLDER):
                 place = work.folder if stage.name == "quantized" else folder
                 answers = answers_in_own_words(place, prepared.splits, recipe.data.max_length, batch_size=batch_size)
+                own = own_tokenizer(place)
             if stage.name == "teacher":  # one that is taken as it comes may have its classes in another order
                 answers = by_name(folder, names, tokens.test, prepared.tokenizer, batch_size=batch_size)
+                order = order_by_name(folder, names)
             did = _did(stage.name, stage.does, work)
-            found.append(Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers))
+            subject = Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers)
+            found.append(dataclasses.replace(subject, order=order, tokenizer=own))
     last = next(i for i in reversed(range(len(found))) if found[i].name != FOLDER)
     found[last] = dataclasses.replace(found[last], folder=work.folder)
     return found

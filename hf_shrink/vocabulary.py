@@ -38,6 +38,11 @@ def tokens_to_keep(recipe: Recipe, splits: Splits, tokenizer: Any, model: Any) -
 
 def answers_in_own_words(folder: Path, splits: Splits, max_length: int, *, batch_size: int) -> Answers:
     """The answers of the model in ``folder`` to the test texts, as its own tokenizer reads them."""
-    tokenizer = load_tokenizer(str(folder.resolve().parent if holds_graph(folder) else folder))
+    tokenizer = own_tokenizer(folder)
     model, _ = load(folder)
     return judge(model, splits.format.tokens(splits.test, tokenizer, max_length, "test"), tokenizer, batch_size=batch_size)
+
+
+def own_tokenizer(folder: Path) -> Any:
+    """The tokenizer of the model in ``folder``; a graph's lies beside the graph's folder."""
+    return load_tokenizer(str(folder.resolve().parent if holds_graph(folder) else folder))

@@ -1,10 +1,38 @@
 """The ``measurement`` section."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hf_shrink.config import Config, Listed
+
+
+class RobustnessConfig(Config):
+    """Accuracy on texts that are disturbed a little, each way by itself. A rate is a fraction of the words; 0 leaves it out."""
+
+    rows: int = Field(256, ge=2, description="Test rows at most; which ones depends on their texts and the seed alone.")
+    seed: int = Field(0, ge=0, description="Of the rows and the disturbances.")
+    typos: float = Field(0.2, ge=0, le=1, description="Words with one letter swapped with the next, mistyped, doubled or lost.")
+    casing: float = Field(0.5, ge=0, le=1, description="Words with small letters for capitals and capitals for small ones.")
+    dropped_words: float = Field(0.1, ge=0, le=1, description="Words that are left out; one always stays.")
+    swapped_words: float = Field(0.2, ge=0, le=1, description="Words that change places with a neighbour.")
+
+    @model_validator(mode="after")
+    def _something_is_disturbed(self) -> Self:
+        if not self.rates:
+            raise ValueError("every rate is 0, so that nothing is disturbed; set one, or robustness: false.")
+        return self
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """The rate of each way that is asked for."""
+        every = {
+            "typos": self.typos,
+            "casing": self.casing,
+            "dropped_words": self.dropped_words,
+            "swapped_words": self.swapped_words,
+        }
+        return {kind: rate for kind, rate in every.items() if rate}
 
 
 class MeasurementConfig(Config):
@@ -18,4 +46,12 @@ class MeasurementConfig(Config):
     threads: int | None = Field(None, ge=1, description="Threads for timing; null takes torch's own number.")
     memory: bool = Field(True, description="Measure peak memory, which starts a process for each model.")
     floor: Literal["tfidf"] | None = Field(None, description="A plain baseline in the table: TF-IDF + logistic regression.")
+    robustness: bool | RobustnessConfig = Field(
+        False, description="text-classification: measure accuracy on disturbed texts, too; true takes the defaults below."
+    )
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
+
+    @property
+    def robust(self) -> RobustnessConfig | None:
+        """How robustness is measured; None where it is not."""
+        return RobustnessConfig() if self.robustness is True else self.robustness or None

@@ -10,7 +10,7 @@ from hf_shrink.measurement.answering import answers_of
 from hf_shrink.measurement.confidence import reliability
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.measures import MEASURES
-from hf_shrink.measurement.subjects import Bench, Subject, load
+from hf_shrink.measurement.subjects import Bench, Rewritten, Subject, load
 from hf_shrink.measurement.values import Measurement, Report
 
 
@@ -53,15 +53,17 @@ def measure_all(
     tokenizer: Any | None = None,
     config: MeasurementConfig | None = None,
     baseline: int = 0,
+    rewritten: Rewritten | None = None,
 ) -> list[Report]:
     """Measure several subjects side by side: they take turns at the clock and are judged on the same samples.
 
     A subject with a folder and no model is loaded; one with a model and no predictions answers ``dataset``. Quality of all
-    others is set against ``subjects[baseline]``, in pairs. Arguments and errors as in ``measure``.
+    others is set against ``subjects[baseline]``, in pairs. Arguments and errors as in ``measure``; ``rewritten`` gives the
+    disturbed texts that ``measurement.robustness`` asks for.
     """
     settings = config or MeasurementConfig()
     ready = [_loaded(subject) for subject in subjects]
-    bench = Bench(tuple(ready), settings, baseline, dataset=dataset, tokenizer=tokenizer)
+    bench = Bench(tuple(ready), settings, baseline, dataset=dataset, tokenizer=tokenizer, rewritten=rewritten)
     found: list[list[Measurement]] = [[] for _ in ready]
     for entry in MEASURES.values():
         for own, more in zip(found, entry.function(bench), strict=True):

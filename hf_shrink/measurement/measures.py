@@ -11,6 +11,7 @@ from hf_shrink.measurement.confidence import confidence
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.quality import quality
+from hf_shrink.measurement.robustness import robustness
 from hf_shrink.measurement.size import disk, parameters
 from hf_shrink.measurement.speed import speed, threads
 from hf_shrink.measurement.subjects import Bench, Subject
@@ -145,12 +146,26 @@ MEASURES: Mapping[str, Measure] = {
             "calibration_error": Row("expected calibration error", "lower", against="ratio", noise=0.25, remark=True),
         },
     ),
+    "robustness": Measure(
+        robustness,
+        {
+            "robustness": Row("accuracy on disturbed texts", "higher", remark=True),
+            "robustness_difference": Row("accuracy on disturbed texts, difference", "higher"),
+            "robustness_recovery": Row("accuracy on disturbed texts, recovery", "higher"),
+            "robustness_loss": Row("accuracy lost by disturbing the texts", "lower"),
+            "robustness_clean": Row("accuracy on the same texts undisturbed", "higher"),
+            "robustness_typos": Row("accuracy under typos", "higher"),
+            "robustness_casing": Row("accuracy under other casing", "higher"),
+            "robustness_dropped_words": Row("accuracy with words left out", "higher"),
+            "robustness_swapped_words": Row("accuracy with words swapped", "higher"),
+        },
+    ),
 }
 
-_FIRST = ("quality", "confidence")
+_FIRST = ("quality", "confidence", "robustness")
 
 
 def rows() -> dict[str, Row]:
-    """Every row by the name of its measurement, quality and confidence first: the order of the tables."""
+    """Every row by the name of its measurement, what models say first: the order of the tables."""
     order = [*_FIRST, *(name for name in MEASURES if name not in _FIRST)]
     return {name: row for measure in order for name, row in MEASURES[measure].rows.items()}

@@ -2,10 +2,10 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -20,6 +20,9 @@ from hf_shrink.onnx_model import OnnxModel, holds_graph
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.tasks import TASKS, task_of
 
+Rewritten: TypeAlias = Callable[[str | None, Any], Any]
+"""Kind of disturbance, or None, and a tokenizer -> tokenised rows with ``labels``."""
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -29,6 +32,8 @@ class Subject:
         model: a model of transformers with the head of a task, in memory, or a graph in its place.
         folder: where that model is saved; bytes on disk and memory need it.
         predictions: its answers on the evaluation data; quality needs them.
+        order: class ``i`` of the data is class ``order[i]`` of the model; None where both agree.
+        tokenizer: the model's own, where the evaluation data are tokenised for others; None takes the bench's.
         missing: weights that the folder lacks and transformers made up: size and speed hold, quality would mean nothing.
     """
 
@@ -40,6 +45,8 @@ class Subject:
     folder: Path | None = None
     predictions: Answers | None = None
     missing: tuple[str, ...] = ()
+    order: tuple[int, ...] | None = None
+    tokenizer: Any | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Bench:
         baseline: index of the subject that the others are set against.
         dataset: tokenised evaluation data, for subjects that bring no predictions.
         tokenizer: pads it; None takes the one in the subject's folder.
+        rewritten: the test rows disturbed and tokenised; None where only tokens are known.
         answers: what the subjects said, empty until it is first asked for.
     """
 
@@ -58,6 +66,7 @@ class Bench:
     baseline: int = 0
     dataset: Any | None = None
     tokenizer: Any | None = None
+    rewritten: Rewritten | None = None
     answers: list[Answers | None] = field(default_factory=list, compare=False, repr=False)
 
 
