@@ -93,17 +93,22 @@ def measure(
 def compare(
     models: Folders,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print one line a number.")] = False,
+    plots: Annotated[Path | None, typer.Option(help="Folder for charts, as PNG and SVG; needs hf-shrink[plots].")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with table, charts, layers and recipes here.")] = None,
     as_json: Json = False,
 ) -> None:
     """Put several runs or models side by side; the first is the baseline."""
-    if markdown and as_json:
-        raise RecipeError("--markdown and --json: choose one.")
-    from hf_shrink.judging import compare_models
+    if markdown + as_json + as_csv > 1:
+        raise RecipeError("--markdown, --csv and --json: choose one.")
+    from hf_shrink.pages import compared
 
     with contextlib.redirect_stdout(sys.stderr):
-        result = compare_models(models)
+        result = compared(models, plots=plots, html=html)
     if markdown:
         typer.echo(result.markdown())
+    elif as_csv:
+        typer.echo(result.csv(), nl=False)
     else:
         show(result, as_json)
 

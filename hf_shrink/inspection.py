@@ -3,13 +3,12 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from rich.table import Table
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
@@ -19,6 +18,7 @@ from transformers.core_model_loading import WeightRenaming
 from hf_shrink.anatomy import Family, Stack
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.families import FAMILIES
+from hf_shrink.inside import Inspection, Part
 from hf_shrink.lines import first_line
 from hf_shrink.models.reference import local_folder
 from hf_shrink.onnx_model import FOLDER, INT8, holds_graph
@@ -26,63 +26,6 @@ from hf_shrink.onnx_model import FOLDER, INT8, holds_graph
 _SCALES = (".SCB", ".weight_format", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _NO_WEIGHTS = {torch.int64, torch.bool}
 """Positions and masks."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """One transformer layer, the embeddings, or the rest.
-
-    Attributes:
-        heads: query heads of each attention block; a decoder that also reads an encoder has two. Empty outside layers and
-            where the family is not known.
-        kv_heads: key-value heads of the same blocks; fewer where queries share them.
-        ffn_width: neurons of the feed-forward block; None where there is none or the family is not known.
-        parameters: stored numbers of weights and biases; a packed byte holds two 4-bit ones.
-        zeros: fraction of those numbers that are zero; None where they are packed.
-        bytes: with everything that belongs to them, scales too.
-        dtypes: how weights are stored.
-    """
-
-    name: str
-    heads: tuple[int, ...]
-    kv_heads: tuple[int, ...]
-    ffn_width: int | None
-    parameters: int
-    zeros: float | None
-    bytes: int
-    dtypes: tuple[str, ...]
-
-    @property
-    def heads_text(self) -> str:
-        """``12``, ``9 (3 KV)``, or ``4 + 2`` for two blocks."""
-        pairs = zip(self.heads, self.kv_heads, strict=True)
-        return " + ".join(str(heads) if heads == kv else f"{heads} ({kv} KV)" for heads, kv in pairs)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """A folder's weights, part by part, and what it takes to load them."""
-
-    model_type: str
-    loads_with: str
-    quantization: str | None
-    parts: tuple[Part, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, for ``--json``."""
-        return asdict(self)
-
-    def rich(self) -> Table:
-        """A table for the terminal."""
-        stored = f", {self.quantization}" if self.quantization else ""
-        table = Table("part", "heads", "FFN width", "parameters", "zeros", "bytes", "dtypes")
-        table.title = f"{self.model_type}{stored}, loads with {self.loads_with}"
-        for part in self.parts:
-            zeros = "" if part.zeros is None else f"{100 * part.zeros:.1f}%"
-            width = "" if part.ffn_width is None else str(part.ffn_width)
-            numbers = (f"{part.parameters:,}", zeros, f"{part.bytes:,}")
-            table.add_row(part.name, part.heads_text, width, *numbers, ", ".join(part.dtypes))
-        return table
 
 
 @dataclass(frozen=True)

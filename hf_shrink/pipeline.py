@@ -20,6 +20,7 @@ from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.onnx_model import FOLDER
+from hf_shrink.pages import write_results
 from hf_shrink.plan import prepare
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
@@ -32,7 +33,7 @@ from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
-from hf_shrink.report import fingerprints, write_report
+from hf_shrink.report import fingerprints
 from hf_shrink.resume import open_folder
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.space import check_free, checkpoints_kept
@@ -95,7 +96,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         small = _shrunk(job, work, student)
         _final(job, work, small)
         _onnx(job, work, small)
-        report = write_report(recipe, job.prepared, job.tokens, work)
+        report = write_results(recipe, job.prepared, job.tokens, work)
         return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
 
 
@@ -138,10 +139,8 @@ def _begun(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str]) ->
 
 
 def _target(recipe: Recipe) -> Target | None:
-    words = recipe.publishing
-    if words.push_to is None:
-        return None
-    return Target(words.push_to, words.public, words.create_pr, words.revision, words.tag)
+    to = recipe.publishing
+    return None if to.push_to is None else Target(to.push_to, to.public, to.create_pr, to.revision, to.tag)
 
 
 def _check_room(job: Job) -> None:

@@ -10,6 +10,7 @@ LAYERS = [
     {"errors"},
     {"anatomy", "families", "heads", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks"}
     | {
+        "inside",
         "workspace",
         "yaml_core",
         "yaml_source",
@@ -29,7 +30,7 @@ LAYERS = [
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},
     {"sensitivity", "verification"},
-    {"job"},
+    {"job", "pages"},
     {"trainings"},
     {"pipeline"},
     {"terminal", "graphs"},

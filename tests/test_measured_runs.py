@@ -1,9 +1,19 @@
 """What a run measures beyond its scores, and what it leaves to look at."""
 
+import csv
+import io
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 from hf_shrink.measurement.reports import read_report
+from hf_shrink.publishing.page import PAGE
+from hf_shrink.publishing.selection import is_published, select
+
+BIN = Path(sys.executable).parent
+TEXT: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
 
 
 def test_a_run_measures_confidence_and_robustness_of_every_model(project: Path):
@@ -17,3 +27,38 @@ def test_a_run_measures_confidence_and_robustness_of_every_model(project: Path):
     assert judged[-1].value("divergence") >= 0 and judged[-1].value("robustness_difference") is not None
     report = json.loads((project / "runs" / "quickstart" / "hf_shrink_report.json").read_text())
     assert "robustness" not in report["better"], "what the card's metadata calls a metric is on the whole test set"
+
+
+def test_a_run_leaves_a_page_that_stays_at_home(project: Path):
+    """It is no file of a model: nobody asked for it to be published."""
+    folder = project / "runs" / "quickstart"
+    text = (folder / PAGE).read_text(encoding="utf-8")
+    assert "What is inside" in text and "layer 0" in text and "<svg" in text and "pruning:" in text
+    assert str(project) not in text and str(Path.home()) not in text and not is_published(PAGE)
+    assert PAGE in select(folder).left_out
+
+
+def test_compare_prints_numbers_for_programs_and_draws_for_people(project: Path, tmp_path: Path):
+    words = [str(BIN / "hf-shrink"), "compare", str(project / "runs" / "quickstart"), "--csv"]
+    done = subprocess.run([*words, "--html", str(tmp_path / "page.html"), "--plots", str(tmp_path / "plots")], **TEXT)
+    assert done.returncode == 0, done.stderr
+    lines = list(csv.DictReader(io.StringIO(done.stdout)))
+    stages, _ = read_report(project / "runs" / "quickstart")
+    assert {line["model"] for line in lines} == {stage.shown for stage in stages}
+    size = stages[-1].find("bytes_on_disk")
+    found = [line for line in lines if line["model"] == stages[-1].shown and line["measurement"] == "bytes_on_disk"]
+    assert [(float(line["value"]), line["unit"]) for line in found] == [(size.value, "bytes")]
+    timed = {line["setting"] for line in lines if line["measurement"] == "latency_p50"}
+    assert len(timed) == 2, "one setting a batch size"
+    assert "What quality costs" in (tmp_path / "page.html").read_text()
+    assert sorted(p.name for p in (tmp_path / "plots").iterdir()) == [
+        "reliability.png", "reliability.svg", "tradeoffs.png", "tradeoffs.svg"
+    ]  # fmt: skip
+
+
+def test_two_forms_at_once_and_a_page_that_cannot_be_written_are_refused(project: Path, tmp_path: Path):
+    """The second form would be ignored, and the first one found missing after the measuring."""
+    words = [str(BIN / "hf-shrink"), "compare", str(project / "runs" / "quickstart")]
+    assert subprocess.run([*words, "--csv", "--json"], **TEXT).returncode == 2
+    done = subprocess.run([*words, "--html", str(tmp_path / "nowhere" / "page.html")], **TEXT)
+    assert done.returncode == 4 and "page.html: cannot be written" in done.stderr

@@ -37,6 +37,7 @@ def compare(items: Iterable[Report | str | Path], *, baseline: int | str | None 
         titles=tuple(report.shown for report in columns),
         baseline=base,
         rows=_labelled([_row(key, known.get(key[0], Row(key[0])), columns, base) for key in ranked]),
+        reports=tuple(columns),
     )
 
 

@@ -1,13 +1,15 @@
 """The table itself: as Markdown, for the terminal, as JSON."""
 
+import csv
 import dataclasses
+import io
 from dataclasses import dataclass
 from typing import Any
 
 from hf_shrink.measurement.markdown import cell as table_cell
 from hf_shrink.measurement.markdown import clean, inline
 from hf_shrink.measurement.numbers import quantity, spread
-from hf_shrink.measurement.values import PRECISIONS, Measurement
+from hf_shrink.measurement.values import PRECISIONS, Measurement, Report
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,12 @@ class TableRow:
     setting: str
     cells: tuple[Cell | None, ...]
 
+    @property
+    def setting_told(self) -> str:
+        """The setting with the part of it that the label tells, e.g. ``batch 32``."""
+        told = self.label.removesuffix(f" ({self.setting})").rpartition(", ")[2] if ", " in self.label else ""
+        return ", ".join(filter(None, [told if told.startswith("batch ") else "", self.setting]))
+
     def relabelled(self, label: str) -> "TableRow":
         """The same row under another label."""
         return dataclasses.replace(self, label=label)
@@ -49,6 +57,17 @@ class Comparison:
     titles: tuple[str, ...]
     baseline: int
     rows: tuple[TableRow, ...]
+    reports: tuple[Report, ...] = ()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has several rows because it was measured differently, a sentence each."""
+        told = [row.label.removesuffix(f" ({row.setting})") for row in self.rows]
+        return tuple(
+            f"{label}: measured in {told.count(label)} different ways or on different data, a row each; numbers of different "
+            "rows do not compare."
+            for label in dict.fromkeys(label for label in told if told.count(label) > 1)
+        )
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -78,7 +97,7 @@ class Comparison:
         header, *body = [[table_cell(text) for text in line] for line in self.grid()]
         ruler = ["---", *["---:"] * len(self.names)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *body])
-        notes = "\n".join(f"- {inline(line)}" for line in self.settings)
+        notes = "\n".join(f"- {inline(line)}" for line in (*self.warnings, *self.settings))
         return f"{table}\n\n{notes}".strip() if notes else table
 
     def rich(self) -> Any:
@@ -87,13 +106,27 @@ class Comparison:
         from rich.text import Text
 
         header, *body = self.grid()
-        caption = "\n".join(clean(line) for line in self.settings)
+        caption = "\n".join(clean(line) for line in (*self.warnings, *self.settings))
         table = Table(caption=Text(caption) if caption else None, caption_justify="left")
         for i, title in enumerate(header):
             table.add_column(Text(clean(title)), justify="right" if i else "left")
         for line in body:
             table.add_row(*(Text(clean(text)) for text in line))
         return table
+
+    def csv(self) -> str:
+        """One line a number, with a header: who, what, how, value, unit, interval and ratio to the baseline."""
+        out = io.StringIO()
+        lines = csv.writer(out, lineterminator="\n")
+        lines.writerow(["model", "measurement", "setting", "precision", "value", "unit", "low", "high", "ratio"])
+        for row in self.rows:
+            for title, precision, cell in zip(self.titles, self.precisions, row.cells, strict=True):
+                if cell is not None:
+                    m = cell.measurement
+                    low, high = m.interval or ("", "")
+                    ratio = "" if cell.ratio is None else cell.ratio
+                    lines.writerow([_plain(title), row.name, row.setting_told, precision, m.value, m.unit, low, high, ratio])
+        return out.getvalue()
 
     def to_json(self) -> dict[str, Any]:
         """All of it as plain data; a missing measurement is None."""
@@ -107,6 +140,12 @@ class Comparison:
                 for row in self.rows
             ],
         }
+
+
+def _plain(text: str) -> str:
+    """One clean line that no spreadsheet takes for a formula."""
+    line = clean(text)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
 
 
 def _cell(cell: Cell | None) -> dict[str, Any] | None:

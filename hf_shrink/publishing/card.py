@@ -117,13 +117,13 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "data": report.get("data") or {},
         "seed": report.get("seed"),
         "wall_time_s": report.get("wall_time_s"),
-        "verdict": _verdict(table, artefact(stages)) if table else None,
-        "graph_verdict": _verdict(table, graph) if table and graph is not None else None,
+        "verdict": verdict(table, artefact(stages)) if table else None,
+        "graph_verdict": verdict(table, graph) if table and graph is not None else None,
         **_scores(final),
     }
 
 
-def _verdict(table: Comparison, column: int) -> dict[str, Any] | None:
+def verdict(table: Comparison, column: int) -> dict[str, Any] | None:
     """A column against the baseline: factors above 1, each with its direction; None where there is nothing to say."""
     changes: list[dict[str, Any]] = []
     quality, timed = None, None

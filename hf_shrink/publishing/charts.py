@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.measurement.markdown import clean
+from hf_shrink.measurement.tradeoffs import Tradeoff, tradeoffs
 from hf_shrink.measurement.values import ReliabilityBin, Report
-from hf_shrink.publishing.plots import COLOURS, INK, write_panels
+from hf_shrink.publishing.plots import COLOURS, INK, MARKERS, write_panels
 
 Panel: TypeAlias = Callable[[Any], None]
 """Draws into the axes it is given."""
@@ -29,15 +31,42 @@ def plot_reliability(reports: Sequence[Report], folder: str | Path, *, name: str
         RecipeError: none of the reports has bins.
         ResourceError: matplotlib is not installed, or the folder cannot be written.
     """
-    draws = reliability_panels(reports)
+    draws: list[Panel] = [partial(_draw_bins, title=clean(r.shown), bins=r.reliability) for r in reports if r.reliability]
     if not draws:
         raise RecipeError("plots: no report has a reliability; measure a classifier on labelled data.")
     return write_panels(draws, Path(folder), name, columns=3, size=(3.4, 3.4))
 
 
-def reliability_panels(reports: Sequence[Report]) -> list[Panel]:
-    """One for each report that has bins."""
-    return [partial(_draw_bins, title=clean(r.shown), bins=r.reliability) for r in reports if r.reliability]
+def plot_tradeoffs(table: Comparison, folder: str | Path, *, name: str = "tradeoffs") -> tuple[Path, ...]:
+    """Quality against bytes and against latency as ``NAME.png`` and ``NAME.svg``; models measured alike share a panel.
+
+    Lines through the dots are 95% intervals. Arguments and ResourceError as in ``plot_reliability``.
+
+    Raises:
+        RecipeError: no model has both a quality and a cost.
+    """
+    draws: list[Panel] = [partial(_draw_tradeoff, plot=plot) for plot in tradeoffs(table)]
+    if not draws:
+        raise RecipeError("plots: no model has both a quality and a size or latency; compare runs, or measure with --recipe.")
+    return write_panels(draws, Path(folder), name, columns=3, size=(4.4, 3.4))
+
+
+def _draw_tradeoff(axes: Any, plot: Tradeoff) -> None:
+    middle = max(point.x for point in plot.points) / 2
+    for turn, point in enumerate(sorted(plot.points, key=lambda p: -p.y)):
+        colour, marker = COLOURS[point.colour % len(COLOURS)], MARKERS[point.colour % len(MARKERS)]
+        axes.plot([point.x], [point.y], color=colour, marker=marker, linestyle="none", markersize=7)
+        if point.interval is not None:
+            axes.plot([point.x, point.x], list(point.interval), color=colour, linewidth=1.2)
+        to_left = point.x > middle
+        place = (-7 if to_left else 7, 5 if turn % 2 == 0 else -11)
+        words = {"color": colour, "fontsize": 8, "ha": "right" if to_left else "left"}
+        axes.annotate(clean(point.label)[:30], (point.x, point.y), xytext=place, textcoords="offset points", **words)
+    axes.set_xlabel(plot.x_label[:60])
+    axes.set_ylabel(plot.y_label[:50])
+    axes.set_xlim(0, 1.1 * max(point.x for point in plot.points))
+    axes.margins(y=0.2)
+    axes.grid(color=INK, alpha=0.25, linewidth=0.6)
 
 
 def _draw_bins(axes: Any, title: str, bins: Sequence[ReliabilityBin]) -> None:

@@ -3,8 +3,10 @@
 import pytest
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.values import ReliabilityBin, Report
-from hf_shrink.publishing.charts import plot_reliability
+from hf_shrink.publishing.charts import plot_reliability, plot_tradeoffs
+from tests.publishing.report import report
 
 pytest.importorskip("matplotlib")
 
@@ -39,3 +41,31 @@ def test_reliability_has_a_panel_a_classifier_and_the_diagonal(tmp_path, drawn):
     assert list(dots.get_xdata()) == [45, 97] and list(dots.get_ydata()) == [20, 75]
     with pytest.raises(RecipeError, match="no report has a reliability"):
         plot_reliability([Report(name="floor")], tmp_path)
+
+
+def test_quality_is_drawn_over_size_and_over_each_latency(tmp_path, drawn):
+    """A point under the wrong model's name, or in another unit, would look just as convincing."""
+    stages = [Report.from_stage(stage) for stage in report()["stages"]]
+    plot_tradeoffs(compare(stages, baseline="teacher"), tmp_path)
+    panels = [axes for axes in drawn[0].axes if axes.get_xlabel()]
+    assert [axes.get_xlabel() for axes in panels] == [
+        "weights on disk (MB)", "latency p50, batch 1 (ms)", "latency p50, batch 32 (ms)"
+    ]  # fmt: skip
+    assert {axes.get_ylabel() for axes in panels} == {"accuracy (%)"}
+    points = {text.get_text(): text.xy for text in panels[0].texts}
+    assert points == {"MiniLM-L6": (90, 80), "3 layers": (56, 79), "8 bits": (45, 78)}, "the floor has no size"
+    with pytest.raises(RecipeError, match="no model has both"):
+        plot_tradeoffs(compare(stages[:1]), tmp_path)
+
+
+def test_models_judged_on_other_data_share_no_panel(tmp_path, drawn):
+    """Two dots in one picture are taken for a comparison."""
+    stages = [Report.from_stage(stage) for stage in report()["stages"][1:3]]
+    score, *rest = stages[1].measurements
+    other = stages[1].model_copy(update={"measurements": (score.model_copy(update={"setting": "9 examples, labels 0"}), *rest)})
+    table = compare([stages[0], other])
+    plot_tradeoffs(table, tmp_path)
+    panels = [axes for axes in drawn[0].axes if axes.get_xlabel()]
+    assert len(panels) == 6 and all(len(axes.texts) == 1 for axes in panels)
+    assert [line for line in table.warnings if line.startswith("accuracy: measured in 2 different ways")]
+    assert table.warnings[0] in table.markdown() and compare(stages).warnings == ()
