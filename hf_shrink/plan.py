@@ -15,6 +15,7 @@ from hf_shrink.blueprint import blueprint
 from hf_shrink.caching import cache_outlook, words_that_count
 from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
+from hf_shrink.measurement.attribution import check_installed as check_captum
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
@@ -126,6 +127,8 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
+    if recipe.measurement.explained is not None:
+        check_captum()
     splits = load_splits(recipe.data, recipe.task, download=download)
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision, download=download)

@@ -72,8 +72,9 @@ def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield ("data", key), f"would be ignored: {name} does not read it. Remove it."
     if _at(data, "measurement").get("floor") is not None and not task.floor:
         yield ("measurement", "floor"), f"there is none for {name}; remove it."
-    if _at(data, "measurement").get("robustness") not in (None, False) and name != "text-classification":
-        yield ("measurement", "robustness"), f"disturbs the texts of text-classification, not of {name}; remove it."
+    for key, what in (("robustness", "disturbs"), ("explain", "explains")):
+        if _at(data, "measurement").get(key) not in (None, False) and name != "text-classification":
+            yield ("measurement", key), f"{what} the texts of text-classification, not of {name}; remove it."
     chats = section.get("messages_column") is not None
     if section.get("loss_on") == "assistant" and not chats:
         yield ("data", "loss_on"), "would be ignored: plain text has no assistant; add messages_column, or remove it."

@@ -45,6 +45,7 @@ ALLOWED_SIDEWAYS = {
     ("__main__", "cli"),
 }
 ONLY_IN = {
+    "captum": {"measurement/attribution.py"},
     "bitsandbytes": {"quantization/bitsandbytes.py"},
     "matplotlib": {"publishing/plots.py"},
     "sklearn": {"measurement/floor.py"},

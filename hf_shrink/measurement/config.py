@@ -35,6 +35,13 @@ class RobustnessConfig(Config):
         return {kind: rate for kind, rate in every.items() if rate}
 
 
+class ExplainConfig(Config):
+    """Agreement with the baseline on which words matter, by integrated gradients."""
+
+    rows: int = Field(64, ge=2, description="The first rows of the evaluation data, at most.")
+    steps: int = Field(32, ge=2, description="Points between no text and the text at which gradients are taken.")
+
+
 class MeasurementConfig(Config):
     """How speed, memory and quality are measured."""
 
@@ -49,9 +56,19 @@ class MeasurementConfig(Config):
     robustness: bool | RobustnessConfig = Field(
         False, description="text-classification: measure accuracy on disturbed texts, too; true takes the defaults below."
     )
+    explain: bool | ExplainConfig = Field(
+        False,
+        description="text-classification: whether models look at the same words; needs hf-shrink[explain]; true takes the "
+        "defaults below.",
+    )
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
 
     @property
     def robust(self) -> RobustnessConfig | None:
         """How robustness is measured; None where it is not."""
         return RobustnessConfig() if self.robustness is True else self.robustness or None
+
+    @property
+    def explained(self) -> ExplainConfig | None:
+        """How attributions are compared; None where they are not."""
+        return ExplainConfig() if self.explain is True else self.explain or None

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
+from hf_shrink.measurement.attribution import attribution
 from hf_shrink.measurement.compute import compute
 from hf_shrink.measurement.confidence import confidence
 from hf_shrink.measurement.config import MeasurementConfig
@@ -160,9 +161,12 @@ MEASURES: Mapping[str, Measure] = {
             "robustness_swapped_words": Row("accuracy with words swapped", "higher"),
         },
     ),
+    "attribution": Measure(
+        attribution, {"attribution_agreement": Row("same words matter as to the baseline (-1 to 1)", "higher")}
+    ),
 }
 
-_FIRST = ("quality", "confidence", "robustness")
+_FIRST = ("quality", "confidence", "robustness", "attribution")
 
 
 def rows() -> dict[str, Row]:
