@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_shrink.data.tokenize import TokenizedSplits
-from hf_shrink.errors import MismatchError, ResourceError
+from hf_shrink.errors import MismatchError, RecipeError, ResourceError
 from hf_shrink.files import write_text
 from hf_shrink.inspection import inspect_model
 from hf_shrink.judging import compare_models
@@ -14,7 +14,7 @@ from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.measurement.reports import NAME, artefact
 from hf_shrink.measurement.values import Report
-from hf_shrink.models.reference import local_folder
+from hf_shrink.models.reference import local_folder, shown
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.plan import Prepared
 from hf_shrink.publishing.charts import plot_reliability, plot_tradeoffs
@@ -69,8 +69,14 @@ def compared(references: Sequence[str], *, plots: Path | None = None, html: Path
         html: file for the page; None writes none.
 
     Raises:
-        ShrinkError: as ``compare_models``, or a file that cannot be written.
+        ShrinkError: as ``compare_models``, before measuring anything also where nothing could be drawn or written.
     """
+    if html is not None and not html.parent.is_dir():
+        raise ResourceError(f"{html.name}: cannot be written: its folder does not exist; make it, or choose another file.")
+    if plots is not None and (bare := [r for r in references if not (local_folder(r) / NAME).is_file()]):
+        raise RecipeError(
+            f"--plots: {shown(bare[0])} has no {NAME}, so no quality to draw; give folders of runs, or leave it out."
+        )
     table = compare_models(references)
     if plots is not None:
         plot_tradeoffs(table, plots)

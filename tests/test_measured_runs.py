@@ -62,3 +62,5 @@ def test_two_forms_at_once_and_a_page_that_cannot_be_written_are_refused(project
     assert subprocess.run([*words, "--csv", "--json"], **TEXT).returncode == 2
     done = subprocess.run([*words, "--html", str(tmp_path / "nowhere" / "page.html")], **TEXT)
     assert done.returncode == 4 and "page.html: cannot be written" in done.stderr
+    done = subprocess.run([*words[:2], str(project / "base"), "--plots", str(tmp_path / "plots")], **TEXT)
+    assert done.returncode == 2 and "no quality to draw" in done.stderr and not (tmp_path / "plots").exists()
