@@ -24,7 +24,7 @@ LAYERS = [
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe_checks"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "answers", "vocabulary", "trained", "blueprint", "scoring", "caching"},
+    {"words", "answers", "vocabulary", "trained", "blueprint", "scoring", "samples", "caching"},
     {"teaching"},
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},

@@ -57,7 +57,11 @@ class QuantizationConfig(Config):
     mode: Literal["dynamic", "static"] = Field(
         "dynamic", description="onnx: ranges of what is multiplied are found while it runs, or before, by calibration."
     )
-    calibration_rows: int = Field(128, ge=1, description="onnx, static: training rows that the ranges are found on. auto: those that losses are measured on.")
+    calibration_rows: int = Field(
+        128,
+        ge=1,
+        description="onnx, static: training rows that the ranges are found on. auto: that losses are measured on.",
+    )
     float_graph: bool = Field(False, description="onnx: keep the float32 graph, `onnx/model.onnx`, as well.")
 
     @model_validator(mode="after")

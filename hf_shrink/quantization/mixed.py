@@ -30,14 +30,12 @@ class Mixed:
     plan: MixedPlan
 
 
-def quantize_mixed(
-    model: PreTrainedModel, config: QuantizationConfig, calibration: Sequence[Mapping[str, Tensor]]
-) -> Mixed:
+def quantize_mixed(model: PreTrainedModel, config: QuantizationConfig, calibration: Sequence[Mapping[str, Tensor]]) -> Mixed:
     """A copy of ``model`` with 4, 8 or its own float bits a layer, within ``config.budget``.
 
     What a layer loses is the KL of the model's answers where only this layer is rounded, weights alone: one pass over the
-    calibration rows for each layer and width, one layer changed at a time and put back as it was. The sum over layers stands for
-    what all lose together; that is then measured on the stored model, activations rounded as its layers round them. For
+    calibration rows for each layer and width, one layer changed at a time and put back as it was. The sum over layers stands
+    for what all lose together; that is then measured on the stored model, activations rounded as its layers round them. For
     ``max_kl`` the cheapest choice on the path of the knapsack that keeps to it, by bisection, each tried as it is stored.
 
     Args:
@@ -51,12 +49,13 @@ def quantize_mixed(
     """
     assert config.budget is not None
     kept, layers = keep_plan(model, config), projections(model)
-    training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     try:
         reference = Divergence(model, calibration)
         options = {name: _options(model, name, layers[name], config, reference) for name in kept.quantized}
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
     if config.budget.max_kl is not None:
         chosen, small = _meeting(model, config, kept, options, reference, config.budget.max_kl)
     else:
@@ -79,9 +78,7 @@ def quantize_mixed(
     return Mixed(small, plan)
 
 
-def store_mixed(
-    model: PreTrainedModel, config: QuantizationConfig, plan: Plan, bits: Mapping[str, int]
-) -> PreTrainedModel:
+def store_mixed(model: PreTrainedModel, config: QuantizationConfig, plan: Plan, bits: Mapping[str, int]) -> PreTrainedModel:
     """A quantised copy of ``model`` whose layers have ``bits``: 4 or 8; any other number leaves them in float.
 
     Args:
@@ -207,10 +204,8 @@ def _meeting(
     return best
 
 
-def _trades(
-    model: PreTrainedModel, config: QuantizationConfig, options: Mapping[str, Sequence[Option]]
-) -> tuple[Trade, ...]:
-    return tuple(Trade(_file_bytes(model, config, choice), _sum(choice), None) for choice in path(options))
+def _trades(model: PreTrainedModel, config: QuantizationConfig, options: Mapping[str, Sequence[Option]]) -> tuple[Trade, ...]:
+    return tuple(Trade(_file_bytes(model, config, choice), _sum(choice)) for choice in path(options))
 
 
 def _file_bytes(model: PreTrainedModel, config: QuantizationConfig, choice: Mapping[str, Option]) -> int:

@@ -1,4 +1,4 @@
-"""What ``bits: auto`` decided: one line a layer with its reason, and what KL costs in bytes; as JSON, Markdown, terminal table."""
+"""What ``bits: auto`` decided: one line a layer with its reason, and what KL costs in bytes; for programs and for people."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -42,7 +42,12 @@ class Trade:
 
     bytes: int
     predicted: float
-    kl: float | None
+    kl: float | None = None
+
+    @property
+    def loss(self) -> float:
+        """The measured KL where there is one, else the predicted."""
+        return self.predicted if self.kl is None else self.kl
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,8 @@ class MixedPlan:
         widths = ", ".join(f"{counts[bits]} in {'float' if bits == 16 else f'{bits} bits'}" for bits in sorted(counts))
         lines = [f"{len(self.layers)} layers: {widths}; KL is a mean over {self.positions:,} answers, in nats"]
         for name, trade in self.measured.items():
-            lines.append(f"{name}: {trade.bytes / 1e6:.2f} MB, KL {trade.kl:.4g} (sum of the layers' own: {trade.predicted:.4g})")
+            sizes = f"{trade.bytes / 1e6:.2f} MB, KL {trade.loss:.4g}"
+            lines.append(f"{name}: {sizes} (sum of the layers' own: {trade.predicted:.4g})")
         return tuple(lines)
 
     def markdown(self) -> str:

