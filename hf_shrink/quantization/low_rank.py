@@ -17,7 +17,8 @@ def low_rank(error: Tensor, rank: int, moment: Tensor | None = None) -> tuple[Te
 
     Without ``moment`` this is the truncated SVD that LoftQ starts from (arXiv:2310.08659, algorithm 1, one step with the
     quantised weight held). With it, the mean of ``|(error - BA) x|^2`` over the inputs ``x`` is least (arXiv:2410.06040,
-    theorem 1). Both are ``B A = U U^T error`` with the leading eigenvectors ``U`` of ``error moment error^T``, so nothing is inverted.
+    theorem 1). Both are ``B A = U U^T error`` with the leading eigenvectors ``U`` of ``error moment error^T``: nothing is
+    inverted.
 
     Args:
         error: weight before minus weight after, ``[out, in]``.
