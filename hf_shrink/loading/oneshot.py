@@ -69,5 +69,6 @@ def recorded(model: PreTrainedModel) -> PreTrainedModel:
     record_shapes(model)
     stored = getattr(model.config, "quantization_config", None)
     if isinstance(stored, ShrinkConfig) and stored.eight_bits is not None:  # dequantize() has to know both kinds
-        model.hf_quantizer = ShrinkQuantizer(stored, pre_quantized=True)
+        quantizer = ShrinkQuantizer(stored, pre_quantized=True)
+        setattr(model, "hf_quantizer", quantizer)  # noqa: B010 - nn.Module types attributes as tensors
     return model

@@ -81,8 +81,8 @@ def main() -> None:
     def tell(what: str, model: Any, seconds: float = 0.0) -> None:
         found = perplexity(model, windows)
         extra = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        ratio = round(found / whole, 4)
-        print(json.dumps({"model": what, "perplexity": round(found, 3), "ratio": ratio, "extra": extra, "seconds": seconds}), flush=True)
+        line = {"model": what, "perplexity": round(found, 3), "ratio": round(found / whole, 4)}
+        print(json.dumps({**line, "extra": extra, "seconds": seconds}), flush=True)
 
     print(json.dumps({"model": "dense", "perplexity": round(whole, 3), "windows": options.windows}), flush=True)
     tell("nf4", quantize(dense, four).requires_grad_(False))
