@@ -1,6 +1,6 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
