@@ -172,8 +172,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
             library()
         kept = keep_plan(student, stored)
         does = [quantization_words(stored, len(kept.quantized))]
-        size = expected_bytes(student, stored) if stored.bits == "auto" else predicted_bytes(student, stored)
-        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), size, "."))
+        file = expected_bytes(student, stored) if stored.bits == "auto" else predicted_bytes(student, stored)
+        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, "."))
     if (graph := entry_for("onnx", recipe.quantization)) is not None:
         stages.append(_onnx(student, graph))
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}"))
