@@ -160,21 +160,28 @@ def prune(
 def quantize(
     model: Model,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the quantised model; new or empty.")],
-    bits: Annotated[int, typer.Option(help="8 or 4 by bitsandbytes; 16 casts (--set dtype=bfloat16).")] = 8,
+    bits: Annotated[
+        str, typer.Option(help="8 or 4 by bitsandbytes; 16 casts (--set dtype=bfloat16); auto chooses (--set budget.bytes=N).")
+    ] = "8",
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Another key of the section: --set quant_type=fp4")
     ] = [],  # noqa: B006
     revision: Annotated[str | None, typer.Option(help="Commit, tag or branch of a Hub id.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="--bits auto: measure on the training texts of this recipe.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="--bits auto: measure on this text file, a sample a line.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Add each layer's weights, scheme, error and bytes.")] = False,
-    plots: Annotated[Path | None, typer.Option(help="Folder for histograms of the weights; needs hf-shrink[plots].")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for pictures of weights and bits; needs hf-shrink[plots].")] = None,
     as_json: Json = False,
 ) -> None:
     """Store a model in fewer bits, without training, and write one that loads again."""
+    if recipe is not None and texts is not None:
+        raise RecipeError("--recipe and --texts: choose one.")
+    parsed = _recipe(recipe, []) if recipe else None
     from hf_shrink.shortcut import quantize_model
 
     with contextlib.redirect_stdout(sys.stderr):
         words = [f"bits={bits}", *set_]
-        result = quantize_model(model, folder, words, revision=revision, report=report, plots=plots)
+        result = quantize_model(model, folder, words, revision=revision, recipe=parsed, texts=texts, report=report, plots=plots)
     show(result, as_json)
 
 

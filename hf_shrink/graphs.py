@@ -8,7 +8,8 @@ from hf_shrink.loading.onnx_export import OnnxExport, export_onnx
 from hf_shrink.models.load import load_model
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
-from hf_shrink.shortcut import check_empty, labelled, plain, tokenizer_of
+from hf_shrink.samples import labelled, plain, tokenizer_of
+from hf_shrink.shortcut import check_empty
 
 
 def export_for_onnx(

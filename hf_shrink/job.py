@@ -22,6 +22,9 @@ from hf_shrink.plan import Prepared, start_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
 from hf_shrink.pruning.structures import groups_of
+from hf_shrink.quantization.config import entry_for
+from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.quantize import quantize, quantize_by_budget
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
@@ -133,3 +136,14 @@ def write_answers(job: Job, folder: Path | None) -> None:
 
 def _key(job: Job) -> dict[str, str]:
     return cache_key(job.recipe, job.prepared.splits, job.prepared.tokenizer)
+
+
+def stored_student(job: Job, model: PreTrainedModel) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """``model`` as bitsandbytes stores it, where the recipe says so, and for the report what was kept and decided."""
+    config = entry_for("bitsandbytes", job.recipe.quantization)
+    if config is None:
+        return model, {"kept": {}}
+    if config.bits == "auto":
+        mixed = quantize_by_budget(model, config, calibration_batches(job, rows=config.calibration_rows))
+        return mixed.model, {"kept": mixed.plan.in_float, "layer_bits": mixed.plan.to_json()}
+    return quantize(model, config), {"kept": dict(keep_plan(model, config).kept)}

@@ -1,6 +1,6 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_shrink.caching import CacheReport, inspect_cache
 from hf_shrink.errors import RecipeError
-from hf_shrink.job import Job, calibration_batches
+from hf_shrink.job import Job, calibration_batches, stored_student
 from hf_shrink.loading.onnx_export import write_graphs
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
@@ -28,8 +28,6 @@ from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.publishing.push import Pushed, push_to
 from hf_shrink.publishing.target import Target, preflight
 from hf_shrink.quantization.config import entry_for
-from hf_shrink.quantization.plan import keep_plan
-from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
@@ -186,15 +184,10 @@ def _final(job: Job, work: Workspace, small: Path) -> None:
     """The artefact in ``output_dir`` itself, loaded again and compared before it is put in place."""
 
     def write(fresh: Path) -> dict[str, Any]:
-        model = load_for(job.recipe.task, str(small), new_head=False)
-        kept: Mapping[str, str] = {}
-        if (stored := entry_for("bitsandbytes", job.recipe.quantization)) is not None:
-            kept = keep_plan(model, stored).kept
-            model = quantize(model, stored)
+        model, decided = stored_student(job, load_for(job.recipe.task, str(small), new_head=False))
         tokenizer = load_tokenizer(str(small))  # its own: it may know fewer tokens
         tier = save(model, fresh, tokenizer=tokenizer)
-        reload = verify(fresh, model, _some_inputs(job, tokenizer))
-        return {"tier": tier, "max_difference": reload.max_difference, "kept": dict(kept)}
+        return {"tier": tier, "max_difference": verify(fresh, model, _some_inputs(job, tokenizer)).max_difference, **decided}
 
     if work.result(FINAL) is None:
         say(f"{FINAL}: begins")

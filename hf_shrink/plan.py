@@ -29,6 +29,7 @@ from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.bitsandbytes import library
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
+from hf_shrink.quantization.mixed import expected_bytes
 from hf_shrink.quantization.onnx_graph import check_installed, check_room, signature_of
 from hf_shrink.quantization.onnx_size import onnx_bytes
 from hf_shrink.quantization.plan import keep_plan
@@ -170,12 +171,12 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     if recipe.distillation is not None:
         refuse_smaller(recipe, student, teachers)
     if (stored := entry_for("bitsandbytes", recipe.quantization)) is not None:
-        if stored.bits < 16:
+        if stored.bits != 16:
             library()
         kept = keep_plan(student, stored)
         does = [quantization_words(stored, len(kept.quantized))]
-        size = predicted_bytes(student, stored)
-        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), size, "."))
+        file = expected_bytes(student, stored) if stored.bits == "auto" else predicted_bytes(student, stored)
+        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, "."))
     if (graph := entry_for("onnx", recipe.quantization)) is not None:
         stages.append(_onnx(student, graph))
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}"))

@@ -92,6 +92,7 @@ def _report(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: W
         "kept_in_high_precision": final["kept"] or graphs.get("kept", {}),
         "better": {m.name: known[m.name].better for r in reports for m in r.measurements if known[m.name].hub},
         "remarks": [*remarks(reports, baseline=baseline), *prepared.splits.format.notes(prepared.tokenizer)],
+        **({"layer_bits": final["layer_bits"]} if "layer_bits" in final else {}),
         **({"onnx": dict(graphs)} if graphs else {}),
         "tier": final["tier"],
         "reload": {"max_difference": final["max_difference"]},

@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,26 +12,25 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_shrink.data.splits import load_splits
-from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.files import write_text
-from hf_shrink.loading.oneshot import prune, quantize
+from hf_shrink.loading.oneshot import prune, quantize, recorded
 from hf_shrink.loading.remote_code import add_remote_code
 from hf_shrink.loading.save import save
 from hf_shrink.loading.uniform import example_inputs
 from hf_shrink.loading.verify import verify
-from hf_shrink.models.load import load_model, load_tokenizer
+from hf_shrink.models.load import load_model
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.publishing.plots import plot_histograms
+from hf_shrink.publishing.plots import plot_histograms, plot_trade
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.fidelity import Fidelity, fidelity, histograms
+from hf_shrink.quantization.mixed_table import MixedPlan
+from hf_shrink.quantization.quantize import quantize_by_budget
 from hf_shrink.recipe import Recipe
+from hf_shrink.samples import labelled, plain, samples_of, tokenizer_of
 from hf_shrink.yaml_core import write as write_yaml
 from hf_shrink.yaml_source import parse
-
-ROWS, BATCH, LENGTH = 256, 32, 512
 
 
 @dataclass(frozen=True)
@@ -113,18 +112,22 @@ def prune_model(
 
 @dataclass(frozen=True)
 class Quantized:
-    """What ``quantize`` wrote, and what it did to each layer where that was asked for."""
+    """What ``quantize`` wrote, what it did to each layer where that was asked for, and how many bits each got."""
 
     made: Made
     layers: Fidelity | None
+    bits: MixedPlan | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""
-        return self.made.to_json() | ({} if self.layers is None else {"layers": self.layers.to_json()})
+        return self.made.to_json() | (
+            ({} if self.layers is None else {"layers": self.layers.to_json()})
+            | ({} if self.bits is None else {"layer_bits": self.bits.to_json()})
+        )
 
     def rich(self) -> Group:
         """Tables for the terminal."""
-        return Group(self.made.rich(), *(() if self.layers is None else (self.layers.rich(),)))
+        return Group(self.made.rich(), *(part.rich() for part in (self.bits, self.layers) if part is not None))
 
 
 def quantize_model(
@@ -133,6 +136,8 @@ def quantize_model(
     words: Sequence[str],
     *,
     revision: str | None = None,
+    recipe: Recipe | None = None,
+    texts: Path | None = None,
     report: bool = False,
     plots: Path | None = None,
 ) -> Quantized:
@@ -142,8 +147,10 @@ def quantize_model(
         reference: a folder, a Hub id or ``package:NAME/PATH``.
         folder: made where it is missing.
         words: of a ``QuantizationConfig``, as ``KEY=VALUE`` with values in YAML.
+        recipe: for ``bits=auto``: what layers lose is measured on the first rows of its training split.
+        texts: or a text file, a sample a line.
         report: also compare every layer with its float weights.
-        plots: where histograms of the float weights go.
+        plots: where histograms of the float weights go and, with ``bits=auto``, KL against bytes.
 
     Raises:
         ShrinkError: whatever is wrong; nothing is written then.
@@ -152,11 +159,20 @@ def quantize_model(
     source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
     config = QuantizationConfig(**source.data["quantization"])
     model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
-    small = quantize(model, config)
+    bits = None
+    if config.bits == "auto":
+        mixed = quantize_by_budget(model, config, samples_of(config, recipe, texts, tokenizer, model))
+        small, bits = recorded(mixed.model), mixed.plan
+    elif recipe is not None or texts is not None:
+        raise RecipeError(f"quantize: --recipe and --texts would be ignored with bits: {config.bits}; leave them out.")
+    else:
+        small = quantize(model, config)
+    if bits is not None and plots is not None:
+        plot_trade(bits, plots)
     layers = fidelity(model, small, config) if report or plots is not None else None
     if layers is not None and plots is not None:
         plot_histograms(histograms(layers), plots)
-    return Quantized(write(small, folder, tokenizer, before=model), layers if report else None)
+    return Quantized(write(small, folder, tokenizer, before=model), layers if report else None, bits)
 
 
 def entry_of(structure: str, criterion: str, sparsity: float | None, more: Sequence[str]) -> PruningConfig:
@@ -242,45 +258,6 @@ def _check_new(file: Path) -> None:
         raise ResourceError(
             f"{file.name}: cannot be written there ({error.strerror}). Name a file in a folder that takes it."
         ) from None
-
-
-def tokenizer_of(reference: str, revision: str | None) -> Any:
-    """The tokenizer of a model, or None where it has none."""
-    try:
-        return load_tokenizer(reference, revision=revision)
-    except ResourceError:
-        return None  # images, or weights alone
-
-
-def labelled(recipe: Recipe, tokenizer: Any) -> list[dict[str, Tensor]]:
-    """Batches of the first training rows of a recipe, with labels."""
-    splits = load_splits(recipe.data, recipe.task, download=True)
-    rows, pad = tokenize(splits, tokenizer, recipe.data.max_length).train, splits.format.collator(tokenizer)
-    return [dict(pad([rows[i] for i in part])) for part in _parts(min(ROWS, len(rows)))]
-
-
-def plain(texts: Path | None, tokenizer: Any, model: Any) -> list[dict[str, Tensor]]:
-    """Batches of the lines of a text file."""
-    assert texts is not None
-    try:
-        lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()][:ROWS]
-    except FileNotFoundError:
-        raise RecipeError(f"{texts.name}: no such file; name a text file, a sample a line.") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{texts.name}: not UTF-8 text; name a text file, a sample a line.") from None
-    if not lines:
-        raise RecipeError(f"{texts.name}: no line of text in it.")
-    found = []
-    for part in _parts(len(lines)):
-        batch = dict(tokenizer([lines[i] for i in part], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"))
-        if model.get_output_embeddings() is not None:
-            batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        found.append(batch)
-    return found
-
-
-def _parts(count: int) -> Iterable[Sequence[int]]:
-    return (range(start, min(start + BATCH, count)) for start in range(0, count, BATCH))
 
 
 def _bytes(model: PreTrainedModel) -> int:

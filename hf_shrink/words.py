@@ -79,6 +79,12 @@ def quantization_words(config: QuantizationConfig, modules: int) -> str:
     """How weights are stored."""
     if config.bits == 16:
         return f"stores every weight in {config.dtype}"
+    if config.bits == "auto":
+        assert config.budget is not None
+        amount = next(f"{name} {value:,}" for name, value in config.budget.model_dump().items() if value is not None)
+        rows = f"measured on {config.calibration_rows} training rows"
+        stored = f"stores the weights of {modules} projections in 4, 8 or float bits each within {amount}"
+        return f"{stored}, by what each loses, {rows}"
     kind = "8 bits" if config.bits == 8 else f"4 bits ({config.quant_type}{', double' if config.double_quant else ''})"
     return f"stores the weights of {modules} projections in {kind} with bitsandbytes"
 

@@ -25,7 +25,7 @@ LAYERS = [
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe_checks"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "answers", "disturbed", "vocabulary", "trained", "blueprint", "scoring", "caching"},
+    {"words", "answers", "disturbed", "vocabulary", "trained", "blueprint", "scoring", "samples", "caching"},
     {"teaching"},
     {"plan"},
     {"resume", "report", "judging", "inspection", "shortcut", "trained"},

@@ -69,6 +69,8 @@ def _method(config: Any) -> str | None:
         options = options.to_dict()
     if not isinstance(options, dict) or not (options.get("load_in_8bit") or options.get("load_in_4bit")):
         return str(_quant_method(options))
+    if isinstance(config, ShrinkConfig) and config.eight_bits is not None:
+        return "bitsandbytes, 4 and 8 bits"
     return f"bitsandbytes, {8 if options.get('load_in_8bit') else 4} bits"
 
 
@@ -125,7 +127,8 @@ def _check_same(method: str, stored: Any, pruning: Any, asked: QuantizationConfi
     options = stored.bitsandbytes if isinstance(stored, ShrinkConfig) else stored
     if isinstance(options, BitsAndBytesConfig):
         options = options.to_dict()
-    if not isinstance(options, dict) or not (options.get("load_in_8bit") or options.get("load_in_4bit")):
+    mixed = isinstance(stored, ShrinkConfig) and stored.eight_bits is not None
+    if mixed or not isinstance(options, dict) or not (options.get("load_in_8bit") or options.get("load_in_4bit")):
         differ = method
     else:
         known = from_bitsandbytes({**options, "llm_int8_skip_modules": None})

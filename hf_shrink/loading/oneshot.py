@@ -5,7 +5,9 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_shrink.loading.quantizer import ShrinkQuantizer
 from hf_shrink.loading.save import record_shapes
+from hf_shrink.loading.shrink_config import ShrinkConfig
 from hf_shrink.pruning import oneshot
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization import quantize as quantization
@@ -39,25 +41,34 @@ def prune(
     return recorded(oneshot.prune(model, config, calibration, fractions))
 
 
-def quantize(model: PreTrainedModel, config: QuantizationConfig) -> PreTrainedModel:
+def quantize(
+    model: PreTrainedModel, config: QuantizationConfig, calibration: Iterable[Mapping[str, Any]] | None = None
+) -> PreTrainedModel:
     """A copy of ``model`` stored in fewer bits, in eval mode; ``model`` stays as it is.
 
     ``save_pretrained`` of the copy writes a folder that plain transformers loads; after ``import hf_shrink`` where layers have
-    different widths. Heads, poolers, tied and unfit layers are kept in float.
+    different widths or, by ``bits: auto``, different numbers of bits. Heads, poolers, tied and unfit layers are kept in float.
 
     Args:
         model: a model with floating-point weights; layers may have any widths.
         config: how many bits, and what goes with them.
+        calibration: batches (keyword arguments of the forward pass), for ``bits: auto`` alone: what each layer loses is
+            measured on them.
 
     Raises:
-        RecipeError: quantised already, or nothing is left to quantise.
+        RecipeError: quantised already, nothing is left to quantise, a calibration that is missing or that nobody reads, or a
+            budget that nothing meets.
         NonFiniteError: a weight is NaN or infinite, or too large for the new precision.
         ResourceError: bitsandbytes is missing.
     """
-    return recorded(quantization.quantize(model, config))
+    return recorded(quantization.quantize(model, config, calibration))
 
 
 def recorded(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` itself; its config now says what its feed-forward layers look like, where a stock config cannot."""
     record_shapes(model)
+    stored = getattr(model.config, "quantization_config", None)
+    if isinstance(stored, ShrinkConfig) and stored.eight_bits is not None:  # dequantize() has to know both kinds
+        quantizer = ShrinkQuantizer(stored, pre_quantized=True)
+        setattr(model, "hf_quantizer", quantizer)  # noqa: B010 - nn.Module types attributes as tensors
     return model

@@ -10,6 +10,7 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import BitsAndBytesConfig
 
 from hf_shrink.errors import ResourceError
+from hf_shrink.loading.mixed import MixedQuantizer
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 
 
@@ -32,7 +33,11 @@ class ShrinkQuantizer(HfQuantizer):
             self.pre_quantized = False
         options = self._options(quantization_config)
         if options is not None:
-            self.inner = AutoHfQuantizer.from_config(options, pre_quantized=self.pre_quantized)
+            self.inner = (
+                AutoHfQuantizer.from_config(options, pre_quantized=self.pre_quantized)
+                if quantization_config.eight_bits is None
+                else MixedQuantizer(options, quantization_config.eight_bits)
+            )
 
     @staticmethod
     def _options(config: ShrinkConfig) -> Any:

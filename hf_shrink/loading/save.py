@@ -15,7 +15,7 @@ from hf_shrink.loading.align import align
 from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.shapes import odd_head_dim, odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
-from hf_shrink.quantization.bitsandbytes import repacked
+from hf_shrink.quantization.bitsandbytes import repacked, stored_bits
 from hf_shrink.quiet import quiet_loading
 
 Tier = Literal["stock", "plugin"]
@@ -57,21 +57,37 @@ def save(
 
 def record_shapes(model: PreTrainedModel) -> Tier:
     """Write the shapes of ``model`` into its config, so that its own ``save_pretrained`` makes a folder that loads again."""
-    shapes, head_dim = odd_shapes(model), odd_head_dim(model)
-    stored = _stored(model, shapes, head_dim)
+    shapes, head_dim, eight = odd_shapes(model), odd_head_dim(model), _eight_bits(model)
+    stored = _stored(model, shapes, head_dim, eight)
     if stored is not None:
         model.config.quantization_config = stored
     elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return "stock" if not shapes and head_dim is None else "plugin"
+    return "stock" if not shapes and head_dim is None and eight is None else "plugin"
 
 
-def _stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]], head_dim: int | None) -> Any:
+def _eight_bits(model: PreTrainedModel) -> dict[str, Any] | None:
+    """Layers with 8 bits, and their threshold, where others have 4; None where all have the same."""
+    bits = stored_bits(model)
+    if {*bits.values()} != {4, 8}:
+        return None
+    eight = [name for name, width in bits.items() if width == 8]
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    state: Any = model.get_submodule(eight[0]).state
+    return {"layers": [name.removeprefix(prefix) for name in eight], "threshold": float(state.threshold)}
+
+
+def _stored(
+    model: PreTrainedModel,
+    shapes: Mapping[str, tuple[int, int]],
+    head_dim: int | None,
+    eight: Mapping[str, Any] | None,
+) -> Any:
     """The value of ``quantization_config`` in the saved config; None where there is none."""
     existing = getattr(model.config, "quantization_config", None)
     if isinstance(existing, ShrinkConfig):
         existing = existing.bitsandbytes
-    if not shapes and head_dim is None:
+    if not shapes and head_dim is None and eight is None:
         return existing
     if existing is None:
         return ShrinkConfig(shapes, head_dim=head_dim)
@@ -79,7 +95,7 @@ def _stored(model: PreTrainedModel, shapes: Mapping[str, tuple[int, int]], head_
     method = getattr(options["quant_method"], "value", options["quant_method"])
     if method != "bitsandbytes":
         raise MismatchError(f"{METHOD} cannot store a model quantised by {method} in these shapes; use bitsandbytes.")
-    return ShrinkConfig(shapes, bitsandbytes=_plain(options), head_dim=head_dim)
+    return ShrinkConfig(shapes, bitsandbytes=_plain(options), head_dim=head_dim, eight_bits=eight)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:

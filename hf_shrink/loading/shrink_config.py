@@ -44,6 +44,8 @@ class ShrinkConfig(QuantizationConfigMixin):
         head_dim: features of an attention head, where they are not hidden width by number of heads.
         bitsandbytes: the ``BitsAndBytesConfig`` of a model that is quantised as well, as a dict. It is nested because
             transformers would take ``load_in_8bit`` at the top level for a plain bitsandbytes checkpoint.
+        eight_bits: where ``bitsandbytes`` says 4 bits and some layers have 8: their ``layers``, as paths below the base model,
+            and their ``threshold``.
         format_version: of this record.
 
     Raises:
@@ -59,6 +61,7 @@ class ShrinkConfig(QuantizationConfigMixin):
         quant_method: str = METHOD,
         pruning: PruningConfig | Mapping[str, Any] | Sequence[PruningConfig | Mapping[str, Any]] = (),
         quantization: QuantizationConfig | Mapping[str, Any] | None = None,
+        eight_bits: Mapping[str, Any] | None = None,
         **unknown: Any,
     ) -> None:
         unknown.pop("transformers_version", None)  # config.json may bring it along
@@ -80,11 +83,17 @@ class ShrinkConfig(QuantizationConfigMixin):
             raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r:.60}.")
         self.head_dim = head_dim
         self.bitsandbytes = None if bitsandbytes is None else as_stored(bitsandbytes, "ShrinkConfig: bitsandbytes")
+        self.eight_bits = None if eight_bits is None else _eight_bits(eight_bits, self.bitsandbytes)
         self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
         if self.quantization is not None and self.quantization.backend == "onnx":
             raise RecipeError(
                 "ShrinkConfig: quantization: backend: onnx makes files, not a model in memory.\n"
                 "Load the model in float, then call export_onnx."
+            )
+        if self.quantization is not None and self.quantization.bits == "auto":
+            raise RecipeError(
+                "ShrinkConfig: quantization: bits: auto measures the whole model on data, which loading has not.\n"
+                "Load the model in float, then call quantize(model, config, calibration)."
             )
         self.pruning = _entries(pruning, self.quantization)
         if self.quantization is not None and self.bitsandbytes is not None:
@@ -114,6 +123,8 @@ class ShrinkConfig(QuantizationConfigMixin):
             data["head_dim"] = self.head_dim
         if self.bitsandbytes is not None:
             data["bitsandbytes"] = copy.deepcopy(self.bitsandbytes)
+        if self.eight_bits is not None:
+            data["eight_bits"] = copy.deepcopy(self.eight_bits)
         if self.pruning:
             data["pruning"] = [entry.model_dump(mode="json", exclude_unset=True) for entry in self.pruning]
         if self.quantization is not None:
@@ -121,7 +132,21 @@ class ShrinkConfig(QuantizationConfigMixin):
         return data
 
 
-_KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "head_dim", "format_version")
+_KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "eight_bits", "head_dim", "format_version")
+
+
+def _eight_bits(given: Any, four: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Checked, as a dict."""
+    if not isinstance(given, Mapping) or given.keys() != {"layers", "threshold"}:
+        raise RecipeError(f"ShrinkConfig: eight_bits must hold layers and threshold; got {given!r:.60}.")
+    layers, threshold = given["layers"], given["threshold"]
+    if not isinstance(layers, list | tuple) or not layers or {*map(type, layers)} != {str}:
+        raise RecipeError(f"ShrinkConfig: eight_bits.layers must be names, one or more; got {layers!r:.60}.")
+    if not _VALUES["llm_int8_threshold"](threshold):
+        raise RecipeError(f"ShrinkConfig: eight_bits.threshold {threshold!r:.60}; allowed: {_ALLOWED['llm_int8_threshold']}.")
+    if not (four or {}).get("load_in_4bit"):
+        raise RecipeError("ShrinkConfig: eight_bits stands beside bitsandbytes with load_in_4bit, and there is none.")
+    return {"layers": list(layers), "threshold": threshold}
 
 
 def _entries(given: Any, quantization: QuantizationConfig | None) -> tuple[PruningConfig, ...]:

@@ -259,11 +259,11 @@ def as_tuple(configs: PruningConfig | Sequence[PruningConfig]) -> tuple[PruningC
     return entries
 
 
-def fit_for_bits(entries: Sequence[PruningConfig], bits: int | None) -> tuple[PruningConfig, ...]:
-    """``entries`` with widths that the kernels of a model stored in so many bits can take, where they say none."""
+def fit_for_bits(entries: Sequence[PruningConfig], bits: int | str | None) -> tuple[PruningConfig, ...]:
+    """``entries`` with widths that the kernels of a model stored in so many bits (or auto) can take, where they say none."""
     return tuple(
         entry.model_copy(update={"round_to": FOUR_BIT_MULTIPLE})
-        if bits == 4 and entry.round_to is None and entry.structure in ("heads", "ffn", "hidden")
+        if bits in (4, "auto") and entry.round_to is None and entry.structure in ("heads", "ffn", "hidden")
         else entry
         for entry in entries
     )

@@ -23,6 +23,7 @@ from hf_shrink.onnx_model import FOLDER
 from hf_shrink.publishing.metadata import metadata, title
 from hf_shrink.publishing.private import published
 from hf_shrink.publishing.usage import graph_usage, usage
+from hf_shrink.quantization.mixed_table import LayerBits
 from hf_shrink.yaml_core import write
 
 _SAME = 0.05
@@ -85,6 +86,14 @@ def _environment() -> Environment:
     return environment
 
 
+def _layer_bits(decided: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Of ``bits: auto``: each layer with its bits and reason, and what all of it costs as it is stored."""
+    if decided is None:
+        return None
+    layers = [LayerBits(**layer) for layer in decided["layers"]]
+    return {"layers": [layer for layer in layers if layer.bits < 16], "measured": decided["measured"]}
+
+
 def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
     recipe = report.get("recipe") or {}
     given = recipe.get("publishing") or {}
@@ -101,6 +110,7 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "table": Markup(table.markdown()) if table and table.rows else None,
         "done": [stage for stage in stages if stage.did or stage.notes],
         "kept": report.get("kept_in_high_precision") or {},
+        "layer_bits": _layer_bits(report.get("layer_bits")),
         "task": recipe.get("task"),
         "tier": report.get("tier"),
         "packed": precision if precision.endswith("-bit") else None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_shrink.errors import RecipeError, ResourceError
 from hf_shrink.pruning.sensitivity_table import Point, Sensitivity
+from hf_shrink.quantization.mixed_table import MixedPlan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,6 +74,20 @@ def plot_histograms(
     return write_panels(draws, Path(folder), name, columns=4, size=(3.2, 2.2))
 
 
+def plot_trade(plan: MixedPlan, folder: str | Path, *, name: str = "bits") -> tuple[Path, ...]:
+    """What KL costs in bytes, as ``NAME.png`` and ``NAME.svg``: every choice of ``bits: auto``, and what was stored.
+
+    Args:
+        plan: what was decided.
+        folder: made where it is missing.
+        name: of the files, without an ending.
+
+    Raises:
+        ResourceError: matplotlib is not installed, or the folder cannot be written.
+    """
+    return write_panels([partial(_draw_trade, plan=plan)], Path(folder), name, columns=1, size=(5.6, 4.0))
+
+
 def write_panels(
     draws: "Sequence[Callable[[Axes], None]]", folder: Path, name: str, *, columns: int, size: tuple[float, float]
 ) -> tuple[Path, ...]:
@@ -128,6 +143,21 @@ def _panels(result: Sensitivity) -> dict[str, list[tuple[str, Sequence[Point]]]]
         label = "all layers" if first.layer is None else f"layer {first.layer}"
         found.setdefault(f"{first.structure}\n{part}", []).append((label, points))
     return found
+
+
+def _draw_trade(axes: "Axes", plan: MixedPlan) -> None:
+    megabytes = [trade.bytes / 1e6 for trade in plan.trades]
+    axes.plot(
+        megabytes, [trade.predicted for trade in plan.trades], label="sum of the layers' own", linewidth=1.8, color=COLOURS[0]
+    )
+    for index, (name, trade) in enumerate(plan.measured.items()):
+        look: Any = {**style(index + 1), "linestyle": "none"}
+        axes.plot([trade.bytes / 1e6], [trade.loss], label=f"{name}, as stored", markersize=7, **look)
+    axes.set_xlabel("weights file (MB)")
+    axes.set_ylabel("mean KL from the float model (nats)")
+    axes.set_ylim(bottom=0)
+    axes.grid(color=INK, alpha=0.25, linewidth=0.6)
+    axes.legend(fontsize=8)
 
 
 def _draw_histogram(axes: "Axes", title: str, bins: tuple[float, float, Sequence[int]]) -> None:

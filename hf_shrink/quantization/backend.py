@@ -25,6 +25,7 @@ class Backend:
         store: ``(model, config, quantized=names, kept=names)`` -> a quantised copy that plain transformers can save and load.
         stored: ``(name, layer, config)`` -> the tensors a quantised layer's weight becomes in the file.
         restored: a quantised layer -> its weight as floats, ``[out_features, in_features]``.
+        rounded: ``(weight [out_features, in_features], config)`` -> what ``restored`` would give of it.
     """
 
     bits: tuple[int, ...]
@@ -32,10 +33,18 @@ class Backend:
     store: Callable[..., PreTrainedModel]
     stored: Callable[[str, Projection, QuantizationConfig], Tensors]
     restored: Callable[[nn.Module], Tensor]
+    rounded: Callable[[Tensor, QuantizationConfig], Tensor]
 
 
 BACKENDS: Mapping[str, Backend] = {
-    "bitsandbytes": Backend((4, 8), bitsandbytes.unfit, bitsandbytes.store, bitsandbytes.stored, bitsandbytes.restored),
+    "bitsandbytes": Backend(
+        (4, 8),
+        bitsandbytes.unfit,
+        bitsandbytes.store,
+        bitsandbytes.stored,
+        bitsandbytes.restored,
+        bitsandbytes.rounded,
+    ),
 }
 
 

@@ -8,8 +8,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -77,9 +77,10 @@ def store(
     dtype = None if config.dtype is None else getattr(torch, config.dtype)
     if dtype is not None:
         cast_in_place(result, dtype, leave=list(weights.values()))
+    before = stored_bits(result)
     biases: dict[str, Any] = {name: result.get_submodule(name).bias for name in quantized}
     quantizer.preprocess_model(result, device_map=None)
-    _check_converted(result, quantized)
+    _check_converted(stored_bits(result).keys() - before.keys(), quantized)
     for name, weight in weights.items():
         # 4 bits come back in the precision they were made from, so they are made from the one the model computes in.
         value = weight.detach() if config.bits == 8 or dtype is None else weight.detach().to(dtype)
@@ -149,6 +150,30 @@ def restored(layer: Any) -> torch.Tensor:
 
 
 @torch.no_grad()
+def rounded(weight: torch.Tensor, config: QuantizationConfig) -> torch.Tensor:
+    """What ``restored`` gives of a layer that ``weight`` ``[out_features, in_features]`` was stored in."""
+    bnb, weight = library(), weight.detach().contiguous()
+    if config.bits == 8:
+        numbers, scales, _ = bnb.functional.int8_vectorwise_quant(weight.to(torch.float16))
+        return torch.as_tensor(bnb.functional.int8_vectorwise_dequant(numbers, scales))
+    packed, state = bnb.functional.quantize_4bit(
+        weight, blocksize=_BLOCK, compress_statistics=config.double_quant, quant_type=config.quant_type
+    )
+    back: torch.Tensor = bnb.functional.dequantize_4bit(packed, state)
+    return back
+
+
+def stored_bits(model: nn.Module) -> dict[str, Literal[4, 8]]:
+    """Layers of ``model`` that hold numbers of 4 or 8 bits, by name; empty, without the library, where it has none."""
+    found: dict[str, Literal[4, 8]] = {}
+    for name, layer in model.named_modules():
+        kind = type(layer).__name__
+        if kind in ("Linear4bit", "Linear8bitLt"):
+            found[name] = 4 if kind == "Linear4bit" else 8
+    return found
+
+
+@torch.no_grad()
 def dequantize_in_place(model: Any, dtype: torch.dtype) -> None:
     """Plain layers of the kind that they were before: GPT-2's take the transposed weight. ``dtype``: of every weight."""
     bnb = library()
@@ -201,9 +226,7 @@ def skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[
     return names
 
 
-def _check_converted(model: PreTrainedModel, quantized: Sequence[str]) -> None:
-    bnb = library()
-    converted = {n for n, m in model.named_modules() if isinstance(m, bnb.nn.Linear8bitLt | bnb.nn.Linear4bit)}
+def _check_converted(converted: Set[str], quantized: Sequence[str]) -> None:
     if converted != set(quantized):
         wrong = sorted(converted ^ set(quantized))
         raise IntegrityError(

@@ -8,7 +8,28 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from hf_shrink.config import Config, Listed, Names
 
 _OF_BITSANDBYTES = {"dtype", "quant_type", "double_quant", "compute_dtype", "threshold"}
-_OF_ONNX = {"mode", "calibration_rows", "float_graph"}
+_OF_ONNX = {"mode", "float_graph"}
+_OF_FOUR = {"quant_type", "double_quant", "compute_dtype"}
+_OF_EIGHT = {"threshold"}
+_OF_AUTO = {"bits", "budget", "calibration_rows"}
+
+
+class BudgetConfig(Config):
+    """What layers of different widths may cost together: one of the three."""
+
+    bytes: int | None = Field(None, gt=0, description="Bytes of `model.safetensors` at most.")
+    bits_per_weight: float | None = Field(
+        None, gt=0, le=32, description="Bits a weight at most, scales too, as a mean over the layers that can be quantised."
+    )
+    max_kl: float | None = Field(
+        None, gt=0, description="Mean KL of the answers from the float model's at most, in nats, on the calibration rows."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if len(given := [name for name in type(self).model_fields if getattr(self, name) is not None]) != 1:
+            raise ValueError(f"needs one of bytes, bits_per_weight, max_kl; got {' and '.join(given) or 'none'}.")
+        return self
 
 
 class QuantizationConfig(Config):
@@ -18,7 +39,12 @@ class QuantizationConfig(Config):
         "bitsandbytes",
         description="bitsandbytes: the model itself. onnx: a graph for CPUs in `onnx/`, made from the float model.",
     )
-    bits: Literal[4, 8, 16] = Field(8, description="8 or 4. 16: every weight in `dtype`, no bitsandbytes. onnx: 8.")
+    bits: Literal[4, 8, 16, "auto"] = Field(
+        8,
+        description="8 or 4. 16: every weight in `dtype`, no bitsandbytes. auto: 4, 8 or none for each layer by what it loses, "
+        "within `budget`. onnx: 8.",
+    )
+    budget: BudgetConfig | None = Field(None, description="auto: what all layers may cost together.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Precision of the weights that are not quantised; null leaves it. For bits: 16 the stored precision."
     )
@@ -31,7 +57,11 @@ class QuantizationConfig(Config):
     mode: Literal["dynamic", "static"] = Field(
         "dynamic", description="onnx: ranges of what is multiplied are found while it runs, or before, by calibration."
     )
-    calibration_rows: int = Field(128, ge=1, description="onnx, static: training rows that the ranges are found on.")
+    calibration_rows: int = Field(
+        128,
+        ge=1,
+        description="onnx, static: training rows that the ranges are found on. auto: that losses are measured on.",
+    )
     float_graph: bool = Field(False, description="onnx: keep the float32 graph, `onnx/model.onnx`, as well.")
 
     @model_validator(mode="after")
@@ -41,22 +71,32 @@ class QuantizationConfig(Config):
             raise ValueError(f"{', '.join(sorted(foreign))} would be ignored with backend: {self.backend}; remove it.")
         if self.backend == "onnx" and self.bits != 8:
             raise ValueError(f"backend: onnx stores 8 bits, got bits: {self.bits}; remove it.")
-        if "calibration_rows" in self.model_fields_set and self.mode == "dynamic":
-            raise ValueError("calibration_rows would be ignored with mode: dynamic; remove it.")
+        if "calibration_rows" in self.model_fields_set and self.mode == "dynamic" and self.bits != "auto":
+            where = "mode: dynamic" if self.backend == "onnx" else f"bits: {self.bits}"
+            raise ValueError(f"calibration_rows would be ignored with {where}; remove it.")
         return self
 
     @model_validator(mode="after")
     def _options_belong_to_the_bits(self) -> Self:
         given = self.model_fields_set
-        four, eight = {"quant_type", "double_quant", "compute_dtype"}, {"threshold"}
-        foreign = given & (four | eight) - {4: four, 8: eight, 16: set()}[self.bits]
+        allowed = {4: _OF_FOUR, 8: _OF_EIGHT, 16: set(), "auto": _OF_FOUR | _OF_EIGHT}
+        foreign = given & (_OF_FOUR | _OF_EIGHT) - allowed[self.bits]
         if foreign:
             raise ValueError(f"{', '.join(sorted(foreign))} would be ignored with bits: {self.bits}; remove it.")
         if self.bits == 16 and (self.dtype is None or self.dtype == "float32"):
             raise ValueError("bits: 16 needs dtype: bfloat16 or float16.")
         if self.bits == 16 and self.skip_modules:
             raise ValueError("skip_modules would be ignored with bits: 16; remove it.")
+        if self.bits == "auto" and self.budget is None:
+            raise ValueError("bits: auto needs a budget: bytes, bits_per_weight or max_kl.")
+        if self.bits != "auto" and self.budget is not None:
+            raise ValueError(f"budget would be ignored with bits: {self.bits}; remove it, or use bits: auto.")
         return self
+
+    def at(self, bits: Literal[4, 8]) -> Self:
+        """The same words for layers that are stored in ``bits`` bits, without those that belong to other widths."""
+        words = self.model_dump(exclude_unset=True, exclude=_OF_AUTO | (_OF_EIGHT if bits == 4 else _OF_FOUR))
+        return type(self)(**words | {"bits": bits})
 
 
 Quantization = Annotated[

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.quantization.backend import backend_for
+from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.targets import oriented, projections
@@ -76,18 +77,19 @@ def fidelity(model: PreTrainedModel, small: PreTrainedModel, config: Quantizatio
         config: what it was made with.
     """
     plan = keep_plan(model, config)
-    scheme = _scheme(config)
+    bits = stored_bits(small)
     found = []
     for name, layer in projections(model).items():
         weight = oriented(layer).detach().float()
-        if name in plan.quantized:
-            backend = backend_for(config.bits)
-            stored = backend.stored(name, layer, config).values()
+        if name in bits:
+            backend, words = backend_for(bits[name]), config.at(bits[name])
+            stored = backend.stored(name, layer, words).values()
             size = sum(dtype.itemsize * math.prod(shape) for dtype, shape in stored)
-            found.append(_layer(name, scheme, weight, backend.restored(small.get_submodule(name)), size, layer.weight))
+            found.append(_layer(name, _scheme(words), weight, backend.restored(small.get_submodule(name)), size, layer.weight))
         else:
             kept = projections(small)[name]
-            how = f"{str(kept.weight.dtype).removeprefix('torch.')} ({plan.kept.get(name, 'cast')})"
+            reason = plan.kept.get(name, "left in float by its budget" if config.bits == "auto" else "cast")
+            how = f"{str(kept.weight.dtype).removeprefix('torch.')} ({reason})"
             size = kept.weight.numel() * kept.weight.element_size()
             found.append(_layer(name, how, weight, oriented(kept).detach(), size, layer.weight))
     return Fidelity(tuple(found))

@@ -36,7 +36,7 @@ def keep_plan(model: PreTrainedModel, config: QuantizationConfig, new: Collectio
 
     Args:
         model: of any family.
-        config: how many bits; 16 keeps and quantises nothing.
+        config: how many bits; 16 keeps and quantises nothing; auto takes what 8 bits take, of which some are kept later.
         new: projections that no file holds weights for, where ``model`` is being loaded.
 
     Raises:
@@ -44,6 +44,8 @@ def keep_plan(model: PreTrainedModel, config: QuantizationConfig, new: Collectio
     """
     if config.bits == 16:
         return Plan((), {})
+    if config.bits == "auto":
+        return keep_plan(model, config.at(8), new)
     layers = projections(model)
     asked = select(layers, config.skip_modules, (), "quantization.skip_modules") if config.skip_modules else {}
     precise = list(model._keep_in_fp32_modules or ())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Mapping
 
 import torch
 from transformers import PreTrainedModel
@@ -20,19 +21,33 @@ def predicted_bytes(model: PreTrainedModel, config: QuantizationConfig | None) -
 
     Args:
         model: on any device, also meta: only shapes are read. Tied weights are stored once.
-        config: None for the model as it is.
+        config: None for the model as it is; not with ``bits: auto``.
 
     Returns:
         Header and weights; off by a few bytes a layer where a number's digits are stored as text.
     """
-    tensors = _tensors(model, config)
+    if config is None or config.bits == "auto":
+        assert config is None, "what auto comes to is for mixed.expected_bytes"
+        return _file(_tensors(model, None, {}))
+    return _file(_tensors(model, config, dict.fromkeys(keep_plan(model, config).quantized, config.bits)))
+
+
+def bytes_with(model: PreTrainedModel, config: QuantizationConfig, bits: Mapping[str, int]) -> int:
+    """The same for ``bits: auto`` after a choice of ``bits`` for each layer; one without an entry stays in float."""
+    return _file(_tensors(model, config, bits))
+
+
+def _file(tensors: Tensors) -> int:
     payload = sum(dtype.itemsize * math.prod(shape) for dtype, shape in tensors.values())
     return 8 + _header_bytes(tensors) + payload
 
 
-def _tensors(model: PreTrainedModel, config: QuantizationConfig | None) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-    plan = None if config is None else keep_plan(model, config)
-    replaced = {f"{name}.weight" for name in plan.quantized} if plan else set()
+def _tensors(
+    model: PreTrainedModel, config: QuantizationConfig | None, bits: Mapping[str, int]
+) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
+    """``bits`` of the layers that are stored in 4 or 8; others stay in float."""
+    quantized = {name: width for name, width in bits.items() if width < 16}
+    replaced = {f"{name}.weight" for name in quantized}
     dtype: torch.dtype | None = None if config is None or config.dtype is None else getattr(torch, config.dtype)
     tensors: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     seen: set[int] = set()
@@ -41,10 +56,11 @@ def _tensors(model: PreTrainedModel, config: QuantizationConfig | None) -> dict[
             cast = dtype_of(model, name, dtype) if dtype is not None and tensor.is_floating_point() else tensor.dtype
             tensors[name] = (cast, tuple(tensor.shape))
         seen.add(id(tensor))
-    if config is not None and plan is not None:
+    if config is not None and quantized:
         layers = projections(model)
-        for name in plan.quantized:
-            tensors |= backend_for(config.bits).stored(name, layers[name], config)
+        for name, width in quantized.items():
+            at = config.at(4 if width == 4 else 8) if config.bits == "auto" else config
+            tensors |= backend_for(width).stored(name, layers[name], at)
     return tensors
 
 
