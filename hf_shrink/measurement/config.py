@@ -1,8 +1,8 @@
-"""The ``measurement`` section."""
+"""The ``measurement`` and ``gate`` sections."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hf_shrink.config import Config, Listed
 
@@ -19,3 +19,30 @@ class MeasurementConfig(Config):
     memory: bool = Field(True, description="Measure peak memory, which starts a process for each model.")
     floor: Literal["tfidf"] | None = Field(None, description="A plain baseline in the table: TF-IDF + logistic regression.")
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
+
+
+class GateConfig(Config):
+    """What quality must be left. The baseline is the teacher, or the student before it is shrunk where there is no teacher.
+
+    ``keep`` is a fraction of the baseline's score. Where lower is better (perplexity, mean squared error) it is the
+    baseline's score divided by the model's: ``keep: 0.98`` lets a perplexity of 20 rise to 20 / 0.98 = 20.41.
+    Decided on the measured values; report and message say where a 95% interval covers the bound.
+    """
+
+    metric: str | None = Field(None, min_length=1, description="Score that decides, e.g. macro_f1; null takes the task's main.")
+    keep: float | None = Field(
+        None, gt=0, le=1, description="Fraction of the baseline's score that is left; baseline / score where lower is better."
+    )
+    max_drop: float | None = Field(
+        None, ge=0, description="How much worse the score may get, in its own unit: points of accuracy, perplexity."
+    )
+    on_miss: Literal["stop", "roll_back"] = Field(
+        "stop", description="stop ends with exit code 7; roll_back keeps the last stage that held, and does so if none did."
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.keep is None) == (self.max_drop is None):
+            came = "neither" if self.keep is None else "both"
+            raise ValueError(f"give one of keep (a fraction, such as 0.98) and max_drop (absolute); {came} is given.")
+        return self
