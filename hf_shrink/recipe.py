@@ -64,7 +64,7 @@ class Recipe(Config):
         None, description="How weights are stored, and what is made of them for CPUs: an entry, or a list with one a backend."
     )
     measurement: MeasurementConfig = MeasurementConfig()
-    gate: GateConfig | None = None
+    gate: GateConfig | None = Field(None, description="What quality must be left, or the run ends with exit code 7.")
     publishing: PublishingConfig = PublishingConfig()
 
     @model_validator(mode="after")

@@ -22,16 +22,15 @@ class MeasurementConfig(Config):
 
 
 class GateConfig(Config):
-    """What quality must be left. The baseline is the teacher, or the student before it is shrunk where there is no teacher.
-
-    ``keep`` is a fraction of the baseline's score. Where lower is better (perplexity, mean squared error) it is the
-    baseline's score divided by the model's: ``keep: 0.98`` lets a perplexity of 20 rise to 20 / 0.98 = 20.41.
-    Decided on the measured values; report and message say where a 95% interval covers the bound.
-    """
+    """What quality must be left of the baseline's: the teacher's, or the student's before it is shrunk. Measured values
+    decide; report and message say where a 95% interval covers the bound."""
 
     metric: str | None = Field(None, min_length=1, description="Score that decides, e.g. macro_f1; null takes the task's main.")
     keep: float | None = Field(
-        None, gt=0, le=1, description="Fraction of the baseline's score that is left; baseline / score where lower is better."
+        None,
+        gt=0,
+        le=1,
+        description="Fraction of the baseline's score to keep; where lower is better, 0.98 allows baseline / 0.98.",
     )
     max_drop: float | None = Field(
         None, ge=0, description="How much worse the score may get, in its own unit: points of accuracy, perplexity."

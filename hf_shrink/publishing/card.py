@@ -1,5 +1,6 @@
 """The model card: a template filled from the report, and nothing that the report does not say."""
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -98,6 +99,7 @@ def check(card: str, expected: Mapping[str, Any]) -> None:
         raise IntegrityError("README.md: its metadata does not read back as it was written; the card was changed on the way.")
 
 
+@functools.cache
 def _environment() -> Environment:
     """Every value is escaped as it is put out; only what is marked as ready (``Markup``) goes as it is."""
     environment = Environment(

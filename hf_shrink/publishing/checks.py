@@ -12,6 +12,7 @@ import yaml
 
 from hf_shrink.errors import IntegrityError, QualityError, SecurityError
 from hf_shrink.lines import first_line
+from hf_shrink.publishing.identity import VOCABULARIES, trace_in
 from hf_shrink.publishing.selection import CARD, REPORT, Selection, Upload
 
 _BLOCK = re.compile(r"\A\ufeff?\s*---\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
@@ -24,7 +25,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_texts(selection: Selection, token: str) -> None:
-    """Refuse a card that is not valid, and any text, or header of weights, that holds a token or the home folder.
+    """Refuse a card that is not valid, and any text, or header of weights, that holds a token or names this machine.
 
     Raises:
         IntegrityError: the card. SecurityError: a secret or a private path, which a commit would publish for good.
@@ -32,6 +33,8 @@ def check_texts(selection: Selection, token: str) -> None:
     for each in selection.uploads:
         raw = _header(each) if each.is_weights else each.read()
         check_secrets(each.name, raw, token)
+        if each.name not in VOCABULARIES and (trace := trace_in(raw)) is not None:
+            raise SecurityError(f"{each.name}: holds {trace}; nothing was sent. Remove it.")
         if each.name == CARD:
             check_card(raw.decode("utf-8", errors="replace"))
 
