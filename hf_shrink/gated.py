@@ -79,7 +79,7 @@ def check_quality(report: dict[str, Any], folder: str) -> None:
 
     Args:
         report: the contents of ``hf_shrink_report.json``.
-        folder: where it lies.
+        folder: where it lies, for the message.
 
     Raises:
         QualityError: the gate was missed.

@@ -1,6 +1,6 @@
 """From a recipe to a smaller model with honest numbers: one call a stage, each skipped where its files still stand."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,6 @@ from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.space import check_free, checkpoints_kept
 from hf_shrink.trainings import MASKS, keep_answers, train_student, train_teacher
 from hf_shrink.workspace import Follower, Workspace
-
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         measured = measure_stages(recipe, job.prepared, job.tokens, work)
         kept = settle(job, work, small, measured)
         report = write_report(recipe, job.prepared, work, measured, kept, overwrite=overwrite)
-        check_quality(report, work.folder.name)
+        check_quality(report, str(work.folder))
         return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
 
 
@@ -185,8 +184,6 @@ def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
 
     _once(work, "shrunk", write)
     return work.stage_folder("shrunk")
-
-
 
 
 def _once(work: Workspace, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hf_shrink.errors import IntegrityError, ResourceError
 from hf_shrink.files import write_text
 from hf_shrink.publishing.card import render
-from hf_shrink.publishing.sections import HEAD, check_unedited, parse
+from hf_shrink.publishing.sections import HEAD, check_replaceable, parse
 from hf_shrink.publishing.selection import CARD
 from hf_shrink.stored import REPORT, stored_file
 
@@ -81,7 +81,7 @@ def write_card(folder: Path, report: Mapping[str, Any], *, overwrite: bool = Fal
 def check_card(folder: Path) -> None:
     """Raises: RecipeError, IntegrityError: a card in ``folder`` could not be written again without a loss."""
     if (old := _read(folder)) is not None:
-        check_unedited(parse(old), overwrite=False)
+        check_replaceable(parse(old), overwrite=False)
 
 
 def _read(folder: Path) -> str | None:

@@ -45,6 +45,11 @@ class Parsed:
     pieces: tuple[Piece, ...]
 
     @property
+    def has_marks(self) -> bool:
+        """Whether any part of it is ours."""
+        return any(piece.name for piece in self.pieces)
+
+    @property
     def edited(self) -> list[str]:
         """Names of our parts that somebody changed."""
         return [*([] if self.is_head_intact else [HEAD]), *(piece.name for piece in self.pieces if not piece.is_intact)]
@@ -82,13 +87,9 @@ def merged(old: str, head: Mapping[str, Any], parts: Mapping[str, str], *, overw
         IntegrityError: the front matter is no YAML mapping.
     """
     found = parse(old)
-    if not any(piece.name for piece in found.pieces):
-        if not overwrite:
-            raise RecipeError(
-                "README.md: holds none of hf_shrink's marks, so all of it may be yours.\nPass --overwrite to replace it."
-            )
+    check_replaceable(found, overwrite=overwrite)
+    if not found.has_marks:
         return assembled(head, parts)
-    check_unedited(found, overwrite=overwrite)
     ours = set(head) | set(found.keys or ())
     theirs = {key: value for key, value in found.head.items() if key not in ours}
     pieces = [Piece(parts[p.name], p.name) if p.name else p for p in found.pieces if not p.name or p.name in parts]
@@ -111,14 +112,20 @@ def replaced(old: str, name: str, text: str) -> str:
     return "\n".join([*lines[:first], _block(Piece(text, name)), *lines[last + 1 :]])
 
 
-def check_unedited(card: Parsed, *, overwrite: bool) -> None:
-    """Raises: RecipeError: somebody edited what is ours, which would be lost."""
-    if card.edited and not overwrite:
+def check_replaceable(card: Parsed, *, overwrite: bool) -> None:
+    """Raises: RecipeError: somebody edited what is ours, or there are no marks; both would be lost without ``overwrite``."""
+    if overwrite or (card.has_marks and not card.edited):
+        return
+    if not card.has_marks:
         raise RecipeError(
-            f"README.md: edited inside what hf_shrink writes: {few(card.edited)}.\n"
-            "Put your words outside of its marks (<!-- hf_shrink: begin ... end -->), your keys beside its keys;\n"
-            "or pass --overwrite to have those parts written anew."
+            "README.md: holds none of hf_shrink's marks, so all of it may be yours.\n"
+            "Move it away, or write it anew with: hf-shrink card FOLDER --overwrite"
         )
+    raise RecipeError(
+        f"README.md: edited inside what hf_shrink writes: {few(card.edited)}.\n"
+        "Put your words outside of its marks (<!-- hf_shrink: begin ... end -->), your keys beside its keys;\n"
+        "or have those parts written anew: hf-shrink card FOLDER --overwrite"
+    )
 
 
 def parse(text: str) -> Parsed:

@@ -176,6 +176,11 @@ def test_the_command_says_what_it_kept_and_what_it_needs(tmp_path):
     (tmp_path / "README.md").write_text(with_mine((tmp_path / "README.md").read_text()))
     assert make_card(tmp_path).kept == ("co2_eq_emissions (front matter)", "## Intended use", "Ask us.", "## Thanks")
     check_card(tmp_path)
+    marked = (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text("# mine\n")
+    with pytest.raises(RecipeError, match="may be yours"):
+        check_card(tmp_path)
+    (tmp_path / "README.md").write_text(marked)
     (tmp_path / "README.md").write_text((tmp_path / "README.md").read_text().replace("## Limits", "## Limitations"))
     with pytest.raises(RecipeError, match="limits"):
         check_card(tmp_path)
