@@ -55,4 +55,20 @@ def verify(
     show(result, as_json)
 
 
-COMMANDS = (push, verify)
+@reported
+def card(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A finished run, or a published model's files.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace generated parts even where they were edited.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the card again from the report. What you wrote beside its generated parts stays."""
+    from hf_shrink.publishing.readme import make_card
+
+    with contextlib.redirect_stdout(sys.stderr):
+        result = make_card(folder, overwrite=overwrite)
+    show(result, as_json)
+
+
+COMMANDS = (push, verify, card)

@@ -45,3 +45,9 @@ class SecurityError(ShrinkError):
     """Refused because it could run code or reach outside its folder."""
 
     code = 6
+
+
+class QualityError(ShrinkError):
+    """The model is worse than its recipe's gate allows."""
+
+    code = 7

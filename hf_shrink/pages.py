@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_shrink.data.tokenize import TokenizedSplits
 from hf_shrink.errors import MismatchError, RecipeError, ResourceError
 from hf_shrink.files import write_text
 from hf_shrink.inspection import inspect_model
@@ -16,19 +15,15 @@ from hf_shrink.measurement.reports import NAME, artefact
 from hf_shrink.measurement.values import Report
 from hf_shrink.models.reference import local_folder, shown
 from hf_shrink.onnx_model import FOLDER
-from hf_shrink.plan import Prepared
 from hf_shrink.publishing.charts import plot_reliability, plot_tradeoffs
 from hf_shrink.publishing.metadata import title
 from hf_shrink.publishing.page import PAGE, Structure, page
 from hf_shrink.publishing.private import published
-from hf_shrink.recipe import Recipe
-from hf_shrink.report import write_report
 from hf_shrink.workspace import Workspace
 
 
-def write_results(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> dict[str, Any]:
-    """The report with its files, and ``report.html`` beside them; returns the report."""
-    report = write_report(recipe, prepared, tokens, work)
+def write_page(work: Workspace) -> None:
+    """``report.html`` beside the report of a run."""
 
     def write(fresh: Path) -> dict[str, Any]:
         (fresh / PAGE).write_text(run_page(work.folder), encoding="utf-8")
@@ -36,7 +31,6 @@ def write_results(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, w
 
     if work.result("page") is None:
         work.write_artefact("page", write)
-    return report
 
 
 def run_page(folder: Path) -> str:

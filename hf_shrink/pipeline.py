@@ -7,38 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
+from hf_shrink.artefact import make_artefact, settle
 from hf_shrink.caching import CacheReport, inspect_cache
 from hf_shrink.errors import RecipeError
-from hf_shrink.job import Job, calibration_batches, stored_student
-from hf_shrink.loading.onnx_export import write_graphs
+from hf_shrink.gated import check_quality
+from hf_shrink.job import Job
 from hf_shrink.loading.save import save
-from hf_shrink.loading.verify import verify
+from hf_shrink.measured import measure_stages
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.models.load import load_for, load_tokenizer
-from hf_shrink.onnx_model import FOLDER
-from hf_shrink.pages import write_results
+from hf_shrink.measurement.markdown import clean
+from hf_shrink.models.load import load_for
+from hf_shrink.pages import write_page
 from hf_shrink.plan import prepare
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.trimming import trim_tokenizer
 from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.publishing.push import Pushed, push_to
+from hf_shrink.publishing.readme import check_card
 from hf_shrink.publishing.target import Target, preflight
-from hf_shrink.quantization.config import entry_for
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
-from hf_shrink.report import fingerprints
+from hf_shrink.report import fingerprints, write_report
 from hf_shrink.resume import open_folder
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.space import check_free, checkpoints_kept
 from hf_shrink.trainings import MASKS, keep_answers, train_student, train_teacher
 from hf_shrink.workspace import Follower, Workspace
-
-FINAL = "final"
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,14 @@ class Outcome:
     def rich(self) -> Any:
         """Table and remarks for the terminal."""
         from rich.console import Group
+        from rich.text import Text
 
         published = [] if self.pushed is None else [self.pushed.rich()]
-        remarks = (f"- {remark}" for remark in self.report["remarks"])
-        return Group(self.comparison().rich(), *remarks, f"wrote {self.folder}", *published)
+        dropped = (self.report.get("gate") or {}).get("dropped") or {}
+        notes = [f"rolled back: {name}. {why}" for name, why in dropped.items()]
+        notes += [f"- {remark}" for remark in self.report["remarks"]]
+        lines = (Text(clean(note)) for note in [*notes, f"wrote {self.folder}"])
+        return Group(self.comparison().rich(), *lines, *published)
 
 
 def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str] = ()) -> Outcome:
@@ -92,9 +93,12 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         if not isinstance(work, Workspace):
             return Outcome(work.folder, {})
         small = _shrunk(job, work, student)
-        _final(job, work, small)
-        _onnx(job, work, small)
-        report = write_results(recipe, job.prepared, job.tokens, work)
+        make_artefact(job, work, small)
+        measured = measure_stages(recipe, job.prepared, job.tokens, work)
+        kept = settle(job, work, small, measured)
+        report = write_report(recipe, job.prepared, work, measured, kept, overwrite=overwrite)
+        write_page(work)
+        check_quality(report, str(work.folder))
         return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
 
 
@@ -128,6 +132,8 @@ def _begun(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str]) ->
         _check_room(job)
         target = _target(recipe)
         if isinstance(work, Workspace):
+            if not overwrite and work.result("report") is None:
+                check_card(work.folder)  # what somebody wrote into it must not stop the run at its end
             if target is not None:
                 preflight(target)  # hours before there is anything to publish
             work.begin(recipe.model_dump(mode="json", exclude_unset=True), fingerprints(recipe, prepared))
@@ -178,45 +184,6 @@ def _shrunk(job: Job, work: Workspace, student: Path) -> Path:
 
     _once(work, "shrunk", write)
     return work.stage_folder("shrunk")
-
-
-def _final(job: Job, work: Workspace, small: Path) -> None:
-    """The artefact in ``output_dir`` itself, loaded again and compared before it is put in place."""
-
-    def write(fresh: Path) -> dict[str, Any]:
-        model, decided = stored_student(job, load_for(job.recipe.task, str(small), new_head=False))
-        tokenizer = load_tokenizer(str(small))  # its own: it may know fewer tokens
-        tier = save(model, fresh, tokenizer=tokenizer)
-        return {"tier": tier, "max_difference": verify(fresh, model, _some_inputs(job, tokenizer)).max_difference, **decided}
-
-    if work.result(FINAL) is None:
-        say(f"{FINAL}: begins")
-        work.write_artefact(FINAL, write)
-
-
-def _onnx(job: Job, work: Workspace, small: Path) -> None:
-    """Graphs for ONNX Runtime of the float model, in the artefact's ``onnx`` folder."""
-    config = entry_for("onnx", job.recipe.quantization)
-    if config is None or work.result(FOLDER) is not None:
-        return
-
-    def write(fresh: Path) -> dict[str, Any]:
-        assert config is not None
-        batches = calibration_batches(job, rows=config.calibration_rows) if config.mode == "static" else None
-        made = write_graphs(load_for(job.recipe.task, str(small), new_head=False), fresh, config, calibration=batches)
-        return {name: value for name, value in made.to_json().items() if name != "folder"}
-
-    say(f"{FOLDER}: begins")
-    work.write_artefact(FOLDER, write)
-
-
-def _some_inputs(job: Job, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
-    """A batch of the first test rows without labels, as ``tokenizer`` reads them."""
-    splits = job.prepared.splits
-    texts = splits.test.select(range(min(8, len(splits.test))))
-    rows = splits.format.tokens(texts, tokenizer, job.recipe.data.max_length, "test")
-    batch = splits.format.collator(tokenizer)([rows[i] for i in range(min(8, len(rows)))])
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
 
 
 def _once(work: Workspace, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:

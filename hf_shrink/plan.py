@@ -16,6 +16,7 @@ from hf_shrink.caching import cache_outlook, words_that_count
 from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
 from hf_shrink.measurement.attribution import check_installed as check_captum
+from hf_shrink.measurement.gate import gate_words
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
@@ -179,7 +180,12 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, "."))
     if (graph := entry_for("onnx", recipe.quantization)) is not None:
         stages.append(_onnx(student, graph))
-    stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}"))
+    gate: tuple[str, ...] = ()
+    if recipe.gate is not None:
+        gate = gate_words(
+            recipe.gate, recipe.task, splits.label_names, [stage.name for stage in stages], kept_tokens is not None
+        )
+    stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}", gate))
     warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
     pairs = tuple(each.pair for each in teachers)
     return Prepared(Plan(recipe.output_dir, tuple(stages), warnings), splits, tokens, tokenizer, pairs, kept_tokens, words)
@@ -280,10 +286,11 @@ def _warnings(recipe: Recipe) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _report(recipe: Recipe, judged: str) -> StagePlan:
+def _report(recipe: Recipe, judged: str, gate: tuple[str, ...]) -> StagePlan:
     batches = " and ".join(str(size) for size in recipe.measurement.batch_sizes)
     does: tuple[str, ...] = (
         f"measures every stage: quality on {judged}, size, memory, MACs, speed at batch {batches}",
+        *gate,
         "writes the card, loads the folder again and compares its logits",
     )
     if (robust := recipe.measurement.robust) is not None:

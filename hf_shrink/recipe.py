@@ -15,7 +15,7 @@ from hf_shrink.data.config import DataConfig
 from hf_shrink.distillation.config import CacheConfig, DistillationConfig
 from hf_shrink.errors import RecipeError
 from hf_shrink.explain import KeyPath, dotted, problems, shown
-from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.config import GateConfig, MeasurementConfig
 from hf_shrink.models.config import StudentConfig, TeacherConfig, Teachers
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig, fit_for_bits
@@ -64,6 +64,7 @@ class Recipe(Config):
         None, description="How weights are stored, and what is made of them for CPUs: an entry, or a list with one a backend."
     )
     measurement: MeasurementConfig = MeasurementConfig()
+    gate: GateConfig | None = Field(None, description="What quality must be left, or the run ends with exit code 7.")
     publishing: PublishingConfig = PublishingConfig()
 
     @model_validator(mode="after")

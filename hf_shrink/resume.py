@@ -17,11 +17,15 @@ _FIRST_STAGE = {
     "seed": "teacher",
     "teacher": "teacher",
     "quantization": "final",
-    "measurement": "report",
+    "measurement": "measured",
+    "gate": "report",
     "publishing": "report",
     "version": "report",
 }
 """The first stage that a section of the recipe reaches; sections that are not here reach the student."""
+
+_FREE = "gate"
+"""The section that judges what is there already: to change it needs nobody's leave."""
 
 _PLACES = {"output_dir", "cache.folder", *(f"publishing.{key}" for key in DESTINATION)}
 """Keys that say where things are: a folder may be moved, and a finished run published."""
@@ -72,7 +76,7 @@ def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> N
     changed = [key for key in before.changed_keys(recipe) if key not in _PLACES]
     if unknown := [key for key in accept_changes if not any(_within(one, key) for one in changed)]:
         raise RecipeError(f"--accept-changes {unknown[0]}: that key has not changed.{nearest(unknown[0], changed)}")
-    if refused := [key for key in changed if not any(_within(key, one) for one in accept_changes)]:
+    if refused := [key for key in changed if not any(_within(key, one) for one in (*accept_changes, _FREE))]:
         whole = [key for key in changed if not any(_within(key, one) for one in changed if one != key)]
         flags = " ".join(f"--accept-changes {key}" for key in whole)
         raise RecipeError(

@@ -6,16 +6,17 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.markup import escape
+from rich.segment import Segment
 
 from hf_shrink.errors import ResourceError, ShrinkError
-from hf_shrink.lines import without_home
+from hf_shrink.lines import visible, without_home
 
 P = ParamSpec("P")
 
@@ -72,8 +73,19 @@ def _fail(message: str, code: int, *, hint: bool = False) -> None:
     elif hint:
         message += "\nSet HF_DEBUG=1 for the traceback."
     console = Console(stderr=True, soft_wrap=True, highlight=False)
-    console.print(f"[bold red]error:[/] {escape(without_home(message))}")
+    console.print(f"[bold red]error:[/] {escape(visible(without_home(message)))}")
     raise typer.Exit(code)
+
+
+class Printable:
+    """Anything for the terminal, with what names of tensors or labels could tell it to do written out instead."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        for part in console.render(self.inner, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
 
 
 def show(result: Any, as_json: bool) -> None:
@@ -81,7 +93,7 @@ def show(result: Any, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_json(), indent=1))
     else:
-        Console(soft_wrap=not sys.stdout.isatty()).print(result.rich())
+        Console(soft_wrap=not sys.stdout.isatty()).print(Printable(result.rich()))
 
 
 def recipe_of(path: Path, overrides: list[str]) -> Any:

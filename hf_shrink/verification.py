@@ -18,6 +18,7 @@ from hf_shrink.files import sha256
 from hf_shrink.finite import check_finite
 from hf_shrink.lines import few, first_line, without_home
 from hf_shrink.loading.verify import load_strictly
+from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.size import non_zero
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.checks import check_card
@@ -75,7 +76,7 @@ def verify_model(reference: str, *, revision: str | None = None) -> Verification
     check_finite(model, name)
     passed.append(f"loads with every one of its {len(model.state_dict())} tensors from the files, all finite")
     stages = [Report.from_stage(stage) for stage in report.get("stages") or []]
-    said, found = stages[-1].value("parameters_non_zero") if stages else None, non_zero(model)
+    said, found = stages[artefact(stages)].value("parameters_non_zero") if stages else None, non_zero(model)
     if said is None or found is None:
         unknown.append("zeros: no count is recorded" if said is None else "zeros: not to be counted in this format")
     elif int(said) != found:

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hf_shrink.files import files_below, sha256, share, sync, write_text
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
-ORDER = ("teacher", "student", "shrunk", "final", "onnx", "report", "page")
+ORDER = ("teacher", "student", "shrunk", "final", "onnx", "measured", "report", "page")
 """The stages of a run; each may read what those before it left."""
 _OURS = ".hf_shrink"
 _LOCK = f"{_OURS}.lock"
@@ -169,7 +169,7 @@ class Workspace(Follower):
         Raises:
             IntegrityError: a file of the stage is not what it was. A missing file only makes the stage run again.
         """
-        entry = self.manifest["stages"].get(stage)
+        entry = self.manifest.get("stages", {}).get(stage)
         if entry is None or any(not (self.folder / name).is_file() for name in entry["files"]):
             return None
         for name, digest in entry["files"].items():
@@ -188,11 +188,35 @@ class Workspace(Follower):
         """
         return self._place(stage, self.stage_folder(stage), write)
 
-    def write_artefact(self, stage: str, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-        """As ``write_stage``, but the files land beside the manifest: they are what the user came for."""
-        return self._place(stage, self.folder, write)
+    def write_artefact(
+        self, stage: str, write: Callable[[Path], dict[str, Any]], *, reaches: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """As ``write_stage``, but the files land beside the manifest: they are what the user came for.
 
-    def _place(self, stage: str, target: Path, write: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+        Args:
+            stage: its name.
+            write: fills a fresh folder; returns what is to be known of the stage.
+            reaches: stages that have to run again where the files differ; None takes all that come after.
+        """
+        return self._place(stage, self.folder, write, reaches)
+
+    def withdraw(self, stage: str) -> None:
+        """Remove the files of a finished stage; what is known of it stays, with ``withdrawn``."""
+        entry = self.manifest["stages"][stage]
+        self.manifest["stages"][stage] = {"files": {}, "result": {**entry["result"], "withdrawn": True}}
+        self._save()
+        for name in entry["files"]:
+            (self.folder / name).unlink(missing_ok=True)
+            with suppress(OSError):
+                (self.folder / name).parent.rmdir()  # only where nothing else is in it
+
+    def _place(
+        self,
+        stage: str,
+        target: Path,
+        write: Callable[[Path], dict[str, Any]],
+        reaches: Sequence[str] | None = None,
+    ) -> dict[str, Any]:
         fresh = self._fresh(stage)
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -213,8 +237,11 @@ class Workspace(Follower):
         shutil.rmtree(fresh)
         files = {(target / name).relative_to(self.folder).as_posix(): sha256(target / name) for name in written}
         if before is None or before["files"] != files:
-            for later in ORDER[ORDER.index(stage) + 1 :]:
+            for later in ORDER[ORDER.index(stage) + 1 :] if reaches is None else reaches:
                 self.manifest["stages"].pop(later, None)
+            for name in before["files"] if before is not None else ():
+                if name not in files:  # of the stage in another form: it would be published beside the new one
+                    (self.folder / name).unlink(missing_ok=True)
         self.manifest["stages"][stage] = {"files": files, "result": result}
         self._save()
         shutil.rmtree(self.scratch(stage), ignore_errors=True)

@@ -38,3 +38,10 @@ def test_a_long_list_is_cut_and_says_so():
     assert few([1, 2, 3], 3) == "1, 2, 3"
     assert few("abcde", 3) == "a, b, c, ... (2 more)"
     assert few([]) == "none"
+
+
+def test_what_a_terminal_obeys_is_written_out():
+    """A label may move the cursor, set the title or hide the line before it."""
+    from hf_shrink.lines import visible
+
+    assert visible("a\x1b[31mb\x9b\u202e\x07c\r\n\td é 文") == "a\\x1b[31mb\\x9b\\u202e\\x07c\\r\n\td é 文"

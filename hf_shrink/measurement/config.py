@@ -1,4 +1,4 @@
-"""The ``measurement`` section."""
+"""The ``measurement`` and ``gate`` sections."""
 
 from typing import Annotated, Literal, Self
 
@@ -72,3 +72,29 @@ class MeasurementConfig(Config):
     def explained(self) -> ExplainConfig | None:
         """How attributions are compared; None where they are not."""
         return ExplainConfig() if self.explain is True else self.explain or None
+
+
+class GateConfig(Config):
+    """What quality must be left of the baseline's: the teacher's, or the student's before it is shrunk. Measured values
+    decide; report and message say where a 95% interval covers the bound."""
+
+    metric: str | None = Field(None, min_length=1, description="Score that decides, e.g. macro_f1; null takes the task's main.")
+    keep: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Fraction of the baseline's score to keep; where lower is better, 0.98 allows baseline / 0.98.",
+    )
+    max_drop: float | None = Field(
+        None, ge=0, description="How much worse the score may get, in its own unit: points of accuracy, perplexity."
+    )
+    on_miss: Literal["stop", "roll_back"] = Field(
+        "stop", description="stop ends with exit code 7; roll_back keeps the last stage that held, and does so if none did."
+    )
+
+    @model_validator(mode="after")
+    def _one_bound(self) -> Self:
+        if (self.keep is None) == (self.max_drop is None):
+            came = "neither" if self.keep is None else "both"
+            raise ValueError(f"give one of keep (a fraction, such as 0.98) and max_drop (absolute); {came} is given.")
+        return self

@@ -1,5 +1,6 @@
 """The model card: a template filled from the report, and nothing that the report does not say."""
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping
@@ -20,8 +21,10 @@ from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.values import Report
 from hf_shrink.onnx_model import FOLDER
+from hf_shrink.publishing.checks import metadata_of
 from hf_shrink.publishing.metadata import metadata, title
 from hf_shrink.publishing.private import published
+from hf_shrink.publishing.sections import assembled, mark, merged, parse, parts_of, replaced
 from hf_shrink.publishing.usage import graph_usage, usage
 from hf_shrink.quantization.mixed_table import LayerBits
 from hf_shrink.yaml_core import write
@@ -30,23 +33,51 @@ _SAME = 0.05
 """A factor within 5% of 1 is neither smaller nor faster."""
 
 
-def render(report: Mapping[str, Any]) -> str:
+USAGE = "how-to-use"
+"""The part of a card that says where the model is."""
+
+
+def render(
+    report: Mapping[str, Any],
+    *,
+    old: str | None = None,
+    overwrite: bool = False,
+    repo_id: str | None = None,
+    revision: str | None = None,
+) -> str:
     """The card (README.md) of a run, from the contents of its ``hf_shrink_report.json``.
 
     A number that is missing takes its row or sentence with it. Text from outside (labels, names, titles) cannot break the
     YAML or the Markdown; paths are cut to their last name. No network.
 
+    Args:
+        report: plain data.
+        old: the card that this one takes the place of: what somebody wrote into it, outside of our parts, is kept.
+        overwrite: of ``old``, replace our parts even where they were edited, and all of it where it has no marks.
+        repo_id: name on the Hub in the code that uses the model; None takes ``publishing.push_to``.
+        revision: branch there.
+
     Raises:
-        RecipeError: a stage of the report is not what ``measurement`` writes.
+        RecipeError: a stage of the report is not what ``measurement`` writes; or ``old`` as in ``sections.merged``.
         IntegrityError: the card's own metadata does not read back equal.
     """
     clean_report = published(dict(report))
     stages = [Report.from_stage(stage) for stage in clean_report.get("stages") or []]
     head = metadata(clean_report, stages[artefact(stages)] if stages else None)
-    template = _environment().get_template("card_template.md")
-    card = template.render(_facts(clean_report, stages), front_matter=Markup(write(head).strip()))
-    check(card, head)
+    destination = (clean_report.get("recipe") or {}).get("publishing") or {}
+    if repo_id is None:
+        repo_id, revision = destination.get("push_to"), destination.get("revision")
+    filled = _environment().get_template("card_template.md").render(_facts(clean_report, stages, repo_id, revision), part=mark)
+    parts = parts_of(filled)
+    card = assembled(head, parts) if old is None else merged(old, head, parts, overwrite=overwrite)
+    check(card, head if old is None else {**metadata_of(card), **head})
     return card
+
+
+def for_repo(card: str, report: Mapping[str, Any], repo_id: str, revision: str | None) -> str:
+    """A card whose code loads the model from ``repo_id``; as it is where somebody changed that part, or it has no marks."""
+    usage_part = parse(render(report, repo_id=repo_id, revision=revision)).pieces
+    return next((replaced(card, USAGE, piece.text) for piece in usage_part if piece.name == USAGE), card)
 
 
 def check(card: str, expected: Mapping[str, Any]) -> None:
@@ -69,6 +100,7 @@ def check(card: str, expected: Mapping[str, Any]) -> None:
         raise IntegrityError("README.md: its metadata does not read back as it was written; the card was changed on the way.")
 
 
+@functools.cache
 def _environment() -> Environment:
     """Every value is escaped as it is put out; only what is marked as ready (``Markup``) goes as it is."""
     environment = Environment(
@@ -94,7 +126,7 @@ def _layer_bits(decided: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"layers": [layer for layer in layers if layer.bits < 16], "measured": decided["measured"]}
 
 
-def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
+def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None, revision: str | None) -> dict[str, Any]:
     recipe = report.get("recipe") or {}
     given = recipe.get("publishing") or {}
     base = next((i for i, stage in enumerate(stages) if stage.name == report.get("baseline")), 0)
@@ -111,11 +143,12 @@ def _facts(report: Mapping[str, Any], stages: list[Report]) -> dict[str, Any]:
         "done": [stage for stage in stages if stage.did or stage.notes],
         "kept": report.get("kept_in_high_precision") or {},
         "layer_bits": _layer_bits(report.get("layer_bits")),
+        "gate": report.get("gate"),
         "task": recipe.get("task"),
         "tier": report.get("tier"),
         "packed": precision if precision.endswith("-bit") else None,
-        "usage": _fenced(usage(str(recipe.get("task")), report.get("tier")), "python"),
-        "onnx": _fenced(graph_usage(str(recipe.get("task"))), "python") if report.get("onnx") else None,
+        "usage": _fenced(usage(str(recipe.get("task")), report.get("tier"), repo_id, revision), "python"),
+        "onnx": _fenced(graph_usage(str(recipe.get("task")), repo_id, revision), "python") if report.get("onnx") else None,
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
         "recipe": _fenced(write(recipe).strip(), "yaml") if recipe else None,

@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from hf_shrink.errors import IntegrityError, SecurityError
+from hf_shrink.errors import IntegrityError, QualityError, SecurityError
 from hf_shrink.lines import first_line
-from hf_shrink.publishing.selection import CARD, Selection, Upload
+from hf_shrink.publishing.identity import VOCABULARIES, trace_in
+from hf_shrink.publishing.selection import CARD, REPORT, Selection, Upload
 
 _BLOCK = re.compile(r"\A\ufeff?\s*---\r?\n(.*?)^---[ \t]*$", re.DOTALL | re.MULTILINE)
 _TOKEN = re.compile(rb"hf_[A-Za-z0-9]{30,}")
@@ -24,7 +25,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 
 
 def check_texts(selection: Selection, token: str) -> None:
-    """Refuse a card that is not valid, and any text, or header of weights, that holds a token or the home folder.
+    """Refuse a card that is not valid, and any text, or header of weights, that holds a token or names this machine.
 
     Raises:
         IntegrityError: the card. SecurityError: a secret or a private path, which a commit would publish for good.
@@ -32,8 +33,21 @@ def check_texts(selection: Selection, token: str) -> None:
     for each in selection.uploads:
         raw = _header(each) if each.is_weights else each.read()
         check_secrets(each.name, raw, token)
+        if each.name not in VOCABULARIES and (trace := trace_in(raw)) is not None:
+            raise SecurityError(f"{each.name}: holds {trace}; nothing was sent. Remove it.")
         if each.name == CARD:
             check_card(raw.decode("utf-8", errors="replace"))
+
+
+def check_gate(selection: Selection) -> None:
+    """Raises: QualityError: the report says that the model is worse than its recipe's gate allows."""
+    report = next((each for each in selection.uploads if each.name == REPORT), None)
+    gate = json.loads(report.read()).get("gate") if report is not None else None
+    if isinstance(gate, Mapping) and not gate.get("held", True):
+        raise QualityError(
+            f"gate missed ({gate.get('rule')}); nothing was sent.\n"
+            "Change `gate` in the recipe and run it again: that takes seconds."
+        )
 
 
 def check_secrets(what: str, raw: bytes, token: str) -> None:
@@ -75,14 +89,19 @@ def metadata_of(text: str) -> dict[str, Any]:
     Raises:
         IntegrityError: it is no YAML mapping.
     """
-    block = _BLOCK.search(text)
     try:
-        data = yaml.safe_load(block[1]) if block else {}
+        data = yaml.safe_load(front_matter(text)[0])
     except (yaml.YAMLError, ValueError) as error:
         raise IntegrityError(f"{CARD}: its metadata cannot be read: {first_line(error)}") from None
     if not isinstance(data or {}, dict):
         raise IntegrityError(f"{CARD}: its metadata is no mapping of keys to values.")
     return dict(data or {})
+
+
+def front_matter(text: str) -> tuple[str, str]:
+    """The YAML at the top of a card, and the page below it; both as they are."""
+    block = _BLOCK.search(text)
+    return (block[1], text[block.end() :]) if block else ("", text)
 
 
 def _problems(data: Mapping[str, Any]) -> Iterator[str]:

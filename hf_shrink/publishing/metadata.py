@@ -16,7 +16,7 @@ _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
     """Plain data for YAML; a key without a value is left out. ``final`` is the stage that is published."""
-    recipe = report.get("recipe") or {}
+    recipe = _made(report)
     publishing = recipe.get("publishing") or {}
     dataset = str((recipe.get("data") or {}).get("dataset") or "")
     from_files = any(str(key).startswith("sha256") for key in report.get("data") or {})  # a folder may be called owner/name
@@ -35,6 +35,19 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
         "hf_shrink": {"version": report.get("hf_shrink"), "recipe_sha256": report.get("recipe_sha256")},
     }
     return dict(_kept(found))
+
+
+def _made(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recipe without the ways to store the model that a gate has rolled back."""
+    recipe, dropped = report.get("recipe") or {}, (report.get("gate") or {}).get("dropped") or {}
+    stages = {"onnx": "onnx", "bitsandbytes": "quantized"}
+    left = [entry for entry in _entries(recipe) if stages.get(entry.get("backend", "bitsandbytes")) not in dropped]
+    return {**recipe, "quantization": left} if dropped else recipe
+
+
+def _entries(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    given = recipe.get("quantization") or []
+    return list(given) if isinstance(given, list | tuple) else [given]
 
 
 def title(report: Mapping[str, Any]) -> str:
@@ -61,9 +74,8 @@ def tags(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _quantization(recipe: Mapping[str, Any]) -> list[str]:
-    given = recipe.get("quantization") or []
     found = []
-    for section in given if isinstance(given, list | tuple) else [given]:
+    for section in _entries(recipe):
         names = {8: "int8", 4: section.get("quant_type", "nf4"), 16: section.get("dtype")}
         found += ["quantized", *([str(name)] if (name := names.get(section.get("bits", 8))) else [])]
         found += ["onnx"] if section.get("backend") == "onnx" else []

@@ -1,5 +1,6 @@
 """A finished folder to the Hub: checked before anything is sent, in one commit, and compared with what arrived."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -7,10 +8,10 @@ from typing import Any
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError
 from hf_shrink.lines import few
-from hf_shrink.publishing.checks import check_secrets, check_texts
+from hf_shrink.publishing.checks import check_gate, check_secrets, check_texts
 from hf_shrink.publishing.hub import Hub, Moved, State
 from hf_shrink.publishing.patience import Again, Patience
-from hf_shrink.publishing.selection import Selection, Upload, is_stale, select
+from hf_shrink.publishing.selection import CARD, REPORT, Selection, Upload, is_stale, select, upload_of
 from hf_shrink.publishing.target import Target, allowed
 
 TIME_LIMIT = 3600.0
@@ -95,6 +96,7 @@ def push(
         ResourceError: network, login, rights, the time limit, or somebody else's commit in between.
         MismatchError: the folder is not whole. IntegrityError: a damaged file or card, or other bytes than were sent.
         SecurityError: a token or a private path in a text, or a public repository without ``public``.
+        QualityError: the run's gate was missed.
     """
     if not time_limit > 0:
         raise RecipeError(f"time_limit must be above 0 seconds, got {time_limit}.")
@@ -106,7 +108,8 @@ def push_to(
     target: Target, folder: Path, *, dry_run: bool = False, token: str | None = None, time_limit: float = TIME_LIMIT
 ) -> Pushed:
     """``push`` with its options as one value."""
-    selection, repo_id = select(folder), target.repo_id
+    selection, repo_id = with_card(select(folder), target), target.repo_id
+    check_gate(selection)
     hub = Hub(repo_id, token, Patience(time_limit))
     check_texts(selection, hub.token)
     check_secrets("the title of the commit", (target.message or "").encode(), hub.token)
@@ -131,6 +134,22 @@ def push_to(
         hub.tag(target.tag, after.sha)
         _check_tag(hub, target.tag, selection)
     return _outcome(hub, target, selection, before, "unchanged" if after.sha == before.sha else "published", after.sha)
+
+
+def with_card(selection: Selection, target: Target) -> Selection:
+    """The same files, but for a card that says where the model will be: in the code that uses it."""
+    found = {each.name: each for each in selection.uploads}
+    if REPORT not in found or CARD not in found:
+        return selection
+    from hf_shrink.publishing.card import for_repo  # here, so that pushing other folders leaves torch unimported
+
+    try:
+        text = found[CARD].read().decode("utf-8")
+        card = for_repo(text, json.loads(found[REPORT].read()), target.repo_id, target.revision)
+    except (RecipeError, IntegrityError, UnicodeDecodeError):
+        return selection  # a card that only its writer understands goes as it is, if the checks let it
+    found[CARD] = upload_of(CARD, card.encode("utf-8"))
+    return replace(selection, uploads=tuple(found.values()))
 
 
 def _found(state: State | None, repo_id: str) -> State:

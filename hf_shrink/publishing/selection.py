@@ -118,10 +118,10 @@ def select(folder: Path) -> Selection:
         found = sorted(name for name in _names(folder) if is_published(name))
         _check_whole(folder, found)
         plain = [name for name in found if name not in (REPORT, "hf_shrink_recipe.yaml")]
-        uploads = {name: _upload(name, folder / name) for name in plain}
+        uploads = {name: upload_of(name, folder / name) for name in plain}
         digests = {name: uploads[name].sha256 for name in plain if name != CARD}
         for name in set(found) - set(plain):
-            uploads[name] = _upload(name, published_file(folder / name, digests))
+            uploads[name] = upload_of(name, published_file(folder / name, digests))
     except OSError as error:
         raise ResourceError(f"{folder.name}: cannot be read: {error.strerror}.") from None
     parts = {name.split("/")[0] for name in found}
@@ -167,8 +167,8 @@ def _check_whole(folder: Path, names: list[str]) -> None:
             raise IntegrityError(f"{folder.name}/{index}: names files that are not there: {few(absent, 3)}.")
 
 
-def _upload(name: str, source: Path | bytes) -> Upload:
-    """Both digests in one pass."""
+def upload_of(name: str, source: Path | bytes) -> Upload:
+    """One file of a selection; both digests in one pass."""
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     sha256, git = hashlib.sha256(), hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
     if isinstance(source, bytes):

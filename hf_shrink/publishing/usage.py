@@ -10,26 +10,42 @@ _CALLS = {
 }
 
 
-def usage(task: str, tier: str | None) -> str:
+FOLDER = "path/to/this/folder"
+"""What stands for the model where nobody knows its name on the Hub."""
+
+
+def usage(task: str, tier: str | None, repo_id: str | None = None, revision: str | None = None) -> str:
     """Python that loads the model with ``transformers.pipeline`` and calls it once.
 
     Args:
         task: a name of ``TASKS``; another one is taken for the Hub's own word.
         tier: ``plugin`` where transformers must be told how to load it.
+        repo_id: name on the Hub; None writes a folder to fill in.
+        revision: branch there; None is ``main``.
     """
     loader = "import hf_shrink  # tells transformers how to load this model\n" if tier == "plugin" else ""
     word = TASKS[task].pipeline if task in TASKS else task
     call = _CALLS.get(word, 'print(model("Put a text here."))')
-    load = f'model = pipeline({json.dumps(word)}, model="path/to/this/folder")'
+    load = f"model = pipeline({json.dumps(word)}, model={json.dumps(repo_id or FOLDER)}{_branch(repo_id, revision)})"
     return f"{loader}from transformers import pipeline\n\n{load}\n{call}"
 
 
-def graph_usage(task: str) -> str:
-    """Python that opens the graph in ``onnx/`` with ONNX Runtime alone and, but for language models, runs it on a text."""
+def graph_usage(task: str, repo_id: str | None = None, revision: str | None = None) -> str:
+    """Python that opens the graph in ``onnx/`` with ONNX Runtime alone and, but for language models, runs it on a text.
+
+    Arguments as in ``usage``.
+    """
+    name, branch = json.dumps(repo_id or FOLDER), _branch(repo_id, revision)
+    fetch, graph = "", f'"{FOLDER}/onnx/model_quantized.onnx"'
+    if repo_id is not None:
+        fetch, graph = (
+            "from huggingface_hub import hf_hub_download\n",
+            f'hf_hub_download({name}, "onnx/model_quantized.onnx"{branch})',
+        )
     opening = (
-        "import onnxruntime\nfrom transformers import AutoTokenizer\n\n"
-        'tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")\n'
-        'session = onnxruntime.InferenceSession("path/to/this/folder/onnx/model_quantized.onnx")\n'
+        f"import onnxruntime\n{fetch}from transformers import AutoTokenizer\n\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({name}{branch})\n"
+        f"session = onnxruntime.InferenceSession({graph})\n"
     )
     if task == "causal-lm":
         return f"{opening}print([each.name for each in session.get_inputs()])  # tokens, mask, places, and the cache"
@@ -37,3 +53,7 @@ def graph_usage(task: str) -> str:
         f'{opening}tokens = tokenizer("Put a text here.", return_tensors="np")\n'
         "print(session.run(None, {each.name: tokens[each.name] for each in session.get_inputs()})[0])"
     )
+
+
+def _branch(repo_id: str | None, revision: str | None) -> str:
+    return f", revision={json.dumps(revision)}" if repo_id is not None and revision is not None else ""
