@@ -155,7 +155,7 @@ def prune_by_factor(
         )
         errors = prune_own(columns[start:end], mask[start:end], own, pattern)
         columns[end:].addmm_(factor.upper[start:end, end:].T, errors, alpha=-1)
-    columns = refit(columns.T, mask.T, whole.T, factor.hessian, steps=refit_steps).T
+    refit(columns.T, mask.T, whole.T, factor.hessian, steps=refit_steps)
     back = factor.order.argsort()
     return columns[back].T.contiguous(), mask[back].T.contiguous()
 
