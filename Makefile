@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY = 1
 
-.PHONY: env quickstart test check slow faults browser clean
+.PHONY: env quickstart test check slow faults browser gpu clean
 
 env: .venv/.installed
 
@@ -32,6 +32,9 @@ faults: env
 
 browser: env
 	$(BIN)/python -m pytest -m browser -s tests/browser
+
+gpu: env
+	$(BIN)/python -m pytest -m gpu -rs tests/gpu
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
