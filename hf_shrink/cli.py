@@ -94,7 +94,7 @@ def compare(
     models: Folders,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print one line a number.")] = False,
-    plots: Annotated[Path | None, typer.Option(help="Folder for charts, as PNG and SVG; needs hf-shrink[plots].")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for charts, as PNG and SVG; needs hf-shrink\\[plots].")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with table, charts, layers and recipes here.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -170,7 +170,7 @@ def quantize(
     recipe: Annotated[Path | None, typer.Option(help="--bits auto: measure on the training texts of this recipe.")] = None,
     texts: Annotated[Path | None, typer.Option(help="--bits auto: measure on this text file, a sample a line.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Add each layer's weights, scheme, error and bytes.")] = False,
-    plots: Annotated[Path | None, typer.Option(help="Folder for pictures of weights and bits; needs hf-shrink[plots].")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for pictures of weights and bits; needs hf-shrink\\[plots].")] = None,
     as_json: Json = False,
 ) -> None:
     """Store a model in fewer bits, without training, and write one that loads again."""
@@ -193,7 +193,7 @@ def sensitivity(
     rows: Annotated[int, typer.Option(help="Validation rows that each smaller model is scored on.")] = 256,
     fraction: Annotated[list[float], typer.Option(help="Fraction of each mask to try; may be repeated.")] = [0.25, 0.5, 0.75],  # noqa: B006
     latency: Annotated[bool, typer.Option(help="Time the smaller models, too.")] = False,
-    plots: Annotated[Path | None, typer.Option(help="Folder for the curves, as PNG and SVG; needs hf-shrink[plots].")] = None,
+    plots: Annotated[Path | None, typer.Option(help="Folder for the curves, as PNG and SVG; needs hf-shrink\\[plots].")] = None,
     as_json: Json = False,
 ) -> None:
     """Say what each layer's heads and neurons are worth: the quality lost when a part of them goes."""

@@ -44,6 +44,7 @@ def test_help_names_every_command_and_leaves_torch_unimported():
 def test_every_command_has_help(command: str):
     done = hf_shrink(command, "--help")
     assert done.returncode == 0 and "Usage" in done.stdout
+    assert ("--plots" in done.stdout) == ("hf-shrink[plots]" in done.stdout), "square brackets are markup to the terminal"
 
 
 def test_usage_errors_exit_with_2():
