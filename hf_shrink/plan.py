@@ -17,6 +17,7 @@ from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
 from hf_shrink.measurement.attribution import check_installed as check_captum
 from hf_shrink.measurement.gate import gate_words
+from hf_shrink.distillation.fitting import planned_stages
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
@@ -38,10 +39,20 @@ from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, teachers_of
-from hf_shrink.training.arguments import optimizer_steps, training_arguments
+from hf_shrink.training.arguments import check_optimizer, optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
+from hf_shrink.training.outlook import check_optimization
 from hf_shrink.vocabulary import tokens_to_keep
-from hf_shrink.words import before_words, distillation_words, layers_words, onnx_words, pruning_words, quantization_words
+from hf_shrink.words import (
+    before_words,
+    distillation_words,
+    layers_words,
+    onnx_words,
+    optimization_words,
+    pruning_words,
+    quantization_words,
+    stage_words,
+)
 
 ZEROS = ("unstructured", "n_of_m", "block")
 """Structures whose weights stay in the model as zeros."""
@@ -158,7 +169,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
             words = words_that_count(recipe, student, teachers[0].model, tokenizer)
             holds, size = cache_outlook(recipe, splits, tokens.train, tokenizer, teachers[0].model, words)
             stages.append(StagePlan("cache", (holds,), {}, None, size, recipe.cache.folder))
-    stages.append(_student(recipe, start, student, steps, cuts))
+    stages.append(_student(recipe, start, student, steps, cuts, teachers))
     kept_tokens = None
     if any(entry.is_cut_after for entry in pruning):
         during = [entry for entry in pruning if entry.follows_training]
@@ -215,7 +226,10 @@ def _limits(model: PreTrainedModel) -> tuple[int | None, int | None]:
 
 
 def _steps(words: dict[str, Any], seed: int, rows: int, where: str) -> int:
-    return optimizer_steps(training_arguments(words, output_dir=_UNUSED, seed=seed, where=where), rows)
+    arguments = training_arguments(words, output_dir=_UNUSED, seed=seed, where=where)
+    steps = optimizer_steps(arguments, rows)
+    check_optimizer(arguments, steps, where)
+    return steps
 
 
 def _floor(recipe: Recipe, splits: Splits) -> list[StagePlan]:
@@ -257,9 +271,19 @@ def _check_training(student: PreTrainedModel, pruning: Sequence[PruningConfig], 
         Pruner(student, [*during, *held], steps)
 
 
-def _student(recipe: Recipe, start: PreTrainedModel, student: PreTrainedModel, steps: int, cuts: Sequence[str]) -> StagePlan:
+def _student(
+    recipe: Recipe,
+    start: PreTrainedModel,
+    student: PreTrainedModel,
+    steps: int,
+    cuts: Sequence[str],
+    teachers: Sequence[Taught],
+) -> StagePlan:
     does = [layers_words(recipe, start), *cuts, f"trains for {steps} steps", *distillation_words(recipe.distillation)]
     leaves = _frozen(student, recipe.optimization.freeze, "optimization.freeze")
+    learns = planned_stages(recipe.distillation, student, teachers[0].model) if recipe.distillation is not None else ()
+    check_optimization(recipe.optimization, learns, student, recipe.effective_pruning(), steps)
+    does += [*stage_words(learns), *optimization_words(recipe.optimization, student)]
     _check_training(student, recipe.effective_pruning(), steps)
     during = [entry for entry in recipe.effective_pruning() if entry.follows_training]
     if during:

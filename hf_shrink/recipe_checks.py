@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from hf_shrink.explain import KeyPath
+from hf_shrink.optimizer_words import optimizer_problems
 from hf_shrink.tasks import TASKS
 from hf_shrink.training_words import training_problems
 
@@ -28,6 +29,9 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     for path in (("training",), ("teacher", "training")):
         for word, message in training_problems(_at(data, *path)):
             yield (*path, word), message
+        for word, message in optimizer_problems(_at(data, *path)):
+            yield (*path, word), message
+    yield from _optimization(data)
     yield from _teacher(data)
     yield from _teachers(data)
     yield from _cache(data)
@@ -80,6 +84,17 @@ def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield ("data", "loss_on"), "would be ignored: plain text has no assistant; add messages_column, or remove it."
     if chats and section.get("text_column", "text") != "text":
         yield ("data", "text_column"), "would be ignored: messages_column is read instead; remove one of them."
+
+
+def _optimization(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Two that say how the learning rate falls, or who learns when."""
+    section, words = _at(data, "optimization"), _at(data, "training")
+    if section.get("schedule") is not None:
+        for word in ("lr_scheduler_type", "lr_scheduler_kwargs"):
+            if words.get(word) is not None:
+                yield ("training", word), "would be ignored: optimization.schedule says how the rate falls; remove one of them."
+    if section.get("unfreeze_every") is not None and _at(data, "distillation").get("progressive") is not None:
+        yield ("optimization", "unfreeze_every"), "distillation.progressive says who learns when; remove one of them."
 
 
 def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:

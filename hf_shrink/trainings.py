@@ -71,7 +71,6 @@ def train_student(job: Job, teacher: Path | None) -> Path:
         if before := [entry for entry in recipe.effective_pruning() if entry.when == "before"]:
             calibration = calibration_batches(job) if any(map(needs_data, before)) else None
             model = prune(model, before, calibration, fractions_of(fractions, model, before))
-        freeze(model, recipe.optimization.freeze, "optimization.freeze")
         asked = whom_to_ask(job, teacher)
         return _train(job, model, recipe.training, "student", fresh, teacher=asked, fractions=fractions)
 
@@ -105,6 +104,7 @@ def _train(
         distillation=job.recipe.distillation if is_student else None,
         pruning=masked or None,
         pruning_fractions=fractions_of(fractions or {}, model, masked),
+        optimization=job.recipe.optimization if is_student else None,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()

@@ -5,12 +5,15 @@ from typing import Any
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.stages import Stage
 from hf_shrink.families import family_of, stacks_of
 from hf_shrink.models.student import kept_layers
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.touched import PruningPlan
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
+from hf_shrink.training.config import OptimizationConfig
+from hf_shrink.training.depths import depths_of
 
 
 def layers_words(recipe: Recipe, start: Any) -> str:
@@ -31,6 +34,34 @@ def distillation_words(config: DistillationConfig | None) -> Iterator[str]:
             yield f"loss: {1 - config.alpha:g} x task + {config.alpha:g} x ({terms})"
         else:
             yield f"loss: (1 - alpha) x task + alpha x ({terms}), alpha {_ramp(config.alpha, config.alpha_end)}"
+
+
+def stage_words(stages: Sequence[Stage]) -> Iterator[str]:
+    """One sentence a stage of a progressive distillation, and one for what follows."""
+    for stage in stages:
+        first, last = max(stage.depths[0] - 1, 0), stage.depths[-1] - 1
+        who = f"layer {last}" if first == last else f"layers {first} to {last}"
+        who = f"embeddings and {who}" if stage.depths[0] == 0 else who
+        yield f"steps {stage.begin} to {stage.end - 1} teach {who} alone, by {' + '.join(stage.pairs)}"
+    if stages:
+        yield f"from step {stages[-1].end} on: the whole student learns from everything"
+
+
+def optimization_words(config: OptimizationConfig, student: Any) -> Iterator[str]:
+    """What the ``optimization`` section does to ``student`` beside freezing."""
+    staged = config.layer_decay is not None or config.unfreeze_every is not None
+    top = max(depths_of(student, "optimization").values()) if staged else 0
+    if config.layer_decay is not None:
+        lowest = f"x {config.layer_decay**top:.2g} at the embeddings"
+        yield f"learning rates: whole above the layers, x {config.layer_decay:g} for each layer down, {lowest}"
+    if config.unfreeze_every is not None:
+        last = f"the embeddings from step {top * config.unfreeze_every}"
+        yield f"unfreezes from the top, one layer more every {config.unfreeze_every} steps, {last}"
+    if (schedule := config.schedule) is not None:
+        when = f"every {schedule.every} steps" if schedule.every else f"at steps {', '.join(map(str, schedule.at))}"
+        yield f"learning rate: x {schedule.factor:g} {when}"
+    if config.penalty is not None:
+        yield f"adds {config.penalty.weight:g} x {config.penalty.kind} of the trained weights to the loss"
 
 
 def _term_words(term: LossTerm) -> str:

@@ -16,6 +16,7 @@ LAYERS = [
         "yaml_source",
         "overrides",
         "training_words",
+        "optimizer_words",
         "reference",
         "starter",
         "tasks",

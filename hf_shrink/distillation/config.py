@@ -56,6 +56,19 @@ class LossTerm(Config):
         return self
 
 
+class ProgressiveConfig(Config):
+    """Layers learn one after the other from the losses on layers alone; then the whole student learns from everything."""
+
+    order: Literal["bottom_up", "layer_by_layer"] = Field(
+        "bottom_up",
+        description="bottom_up: in each stage all layers so far learn. layer_by_layer: only the next one, those below rest "
+        "(arXiv:2004.02984, section 3.4).",
+    )
+    steps_per_layer: Annotated[int, Field(ge=1)] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Listed] = Field(
+        description="Optimizer steps of a stage; a list has one number for each layer of the student that is compared."
+    )
+
+
 class DistillationConfig(Config):
     """The training loss is (1 - alpha) * task + alpha * (sum of weight * term)."""
 
@@ -67,6 +80,17 @@ class DistillationConfig(Config):
         description="Several teachers: `mean` of their probabilities, which null means too, or by `confidence`, where who is "
         "sure counts more.",
     )
+    progressive: ProgressiveConfig | None = None
+
+    @model_validator(mode="after")
+    def _stages_have_something_to_learn(self) -> Self:
+        from hf_shrink.distillation.losses import LOSSES
+
+        if self.progressive is not None and not any(LOSSES[term.loss].layers for term in self.losses):
+            raise ValueError("progressive: no loss compares layers, so no layer would learn; add hidden_mse, or remove it.")
+        if self.progressive is not None and self.alpha == 0:
+            raise ValueError("progressive: nothing is learnt from the teacher at alpha 0; raise alpha, or remove it.")
+        return self
 
 
 class CacheConfig(Config):

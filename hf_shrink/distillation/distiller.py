@@ -16,6 +16,7 @@ from hf_shrink.distillation.merged import Kept, merge
 from hf_shrink.distillation.outputs import check_outputs
 from hf_shrink.distillation.positions import kept_positions, targets
 from hf_shrink.distillation.ramps import along
+from hf_shrink.distillation.stages import Stage, named, stage_at, stages_of
 from hf_shrink.distillation.streaming import Heads, streamed
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.distillation.views import Seen, tokens_of
@@ -26,6 +27,8 @@ from hf_shrink.lines import few
 
 class Distiller:
     """``(1 - alpha) * task + alpha * (sum of weight * term)``, each term a mean over the positions that count.
+
+    In a stage of a progressive distillation only its terms on layers count: ``alpha * (sum of weight * term)``.
 
     Args:
         config: alpha and the terms.
@@ -53,7 +56,7 @@ class Distiller:
         self.teacher = teacher
         self.shifts_labels = shifts_labels
         self.words = words
-        self._terms = _named(config.losses)
+        self._terms = named(config.losses)
         on_layers = {name: term for name, term in self._terms.items() if LOSSES[term.loss].reads != "logits"}
         self._on_logits = {name: term for name, term in self._terms.items() if name not in on_layers}
         if isinstance(teacher, CachedTeacher):
@@ -62,6 +65,9 @@ class Distiller:
             raise MismatchError(f"distillation: {next(iter(on_layers))} compares layers, which several teachers do not share.")
         compares = bool(on_layers) and isinstance(teacher, Teacher)
         self.layers = LayerTerms(on_layers, student, teacher.models[0], seed=seed) if compares else None
+        self.stages: tuple[Stage, ...] = ()
+        if config.progressive is not None and self.layers is not None:
+            self.stages = stages_of(config.progressive, on_layers, self.layers.pairs)
         self._kind = getattr(getattr(student, "config", None), "problem_type", None)
         self._totals: dict[str, Tensor] = {}
         self._step, self._steps = 0, 1
@@ -77,6 +83,11 @@ class Distiller:
     def alpha(self) -> float:
         """Weight of distillation at the present step."""
         return along(self.config.alpha, self.config.alpha_end, self._step, self._steps)
+
+    @property
+    def stage(self) -> Stage | None:
+        """The stage of a progressive distillation at the present step; None where everything counts."""
+        return stage_at(self.stages, self._step)
 
     def at(self, step: int, steps: int) -> None:
         """Let weights, temperatures and alpha be those after ``step`` of ``steps`` optimizer steps."""
@@ -130,10 +141,13 @@ class Distiller:
         mixed = torch.zeros((), device=kept.device)
         self._record("task", task_loss)
         for name, term in self._terms.items():
-            value = sums[name] / divisor
-            self._record(name, value)
-            mixed = mixed + self._weight(term) * value
+            if name in sums:
+                value = sums[name] / divisor
+                self._record(name, value)
+                mixed = mixed + self._weight(term) * value
         alpha = self.alpha
+        if self.stage is not None:
+            return alpha * mixed
         return task_loss if alpha == 0 else (1 - alpha) * task_loss + alpha * mixed
 
     def stream(
@@ -206,7 +220,7 @@ class Distiller:
 
     def _logit_sums(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
         """The sum of each term on logits over the positions that count."""
-        if not self._on_logits:
+        if not self._on_logits or self.stage is not None:
             return {}
         teacher = teacher.to(student.device)
         if self.words is not None and student.shape[:-1] == teacher.shape[:-1]:
@@ -237,7 +251,8 @@ class Distiller:
         assert self.layers is not None
         states = student.hidden[0][..., 0] if student.hidden else next(iter(student.attended.values())).queries[:, 0, :, 0]
         tokens = tokens_of(kept, inputs, states)
-        sums = {name: self.layers.value(name, student, teacher, tokens) for name in self.layers.terms}
+        now = self.layers.pairs if self.stage is None else self.stage.pairs
+        sums = {name: self.layers.value(name, student, teacher, tokens, pairs) for name, pairs in now.items()}
         if not all(bool(value.isfinite()) for value in sums.values()):
             _refuse_not_finite(teacher.rows_not_finite(tokens.kept), "layers")
         return sums
@@ -251,12 +266,3 @@ def _nothing() -> Iterator[dict[int, Attended]]:
 def _refuse_not_finite(rows: Sequence[int], what: str = "logits") -> None:
     if rows:
         raise NonFiniteError(f"teacher {what}: NaN or infinity in batch rows {few(rows)}.")
-
-
-def _named(terms: tuple[LossTerm, ...]) -> dict[str, LossTerm]:
-    """Terms by the name they are logged under: a loss used twice is ``forward_kl`` and ``forward_kl_2``."""
-    named: dict[str, LossTerm] = {}
-    for term in terms:
-        again = sum(other.loss == term.loss for other in named.values())
-        named[f"{term.loss}_{again + 1}" if again else term.loss] = term
-    return named

@@ -6,6 +6,7 @@ from typing import Any
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.layers import pairs_of
 from hf_shrink.distillation.losses import ATTENTION_READS, LOSSES
+from hf_shrink.distillation.stages import Stage, named, stages_of
 from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.distillation.watching import attention_blocks
 from hf_shrink.errors import MismatchError
@@ -37,6 +38,18 @@ def check_teaching(config: DistillationConfig, student: Any, teacher: Any, token
         attention_blocks(student, "student")
         attention_blocks(teacher, "teacher")
     _check_heads(terms, pairs, student, teacher)
+
+
+def planned_stages(config: DistillationConfig, student: Any, teacher: Any) -> tuple[Stage, ...]:
+    """The stages of a progressive distillation, told from both models' shapes; none without it.
+
+    Raises:
+        MismatchError, RecipeError: as the training would.
+    """
+    if config.progressive is None:
+        return ()
+    terms = {name: term for name, term in named(config.losses).items() if LOSSES[term.loss].reads != "logits"}
+    return stages_of(config.progressive, terms, pairs_of(terms, student, teacher))
 
 
 def _check_heads(terms: Mapping[str, LossTerm], pairs: Mapping[str, Any], student: Any, teacher: Any) -> None:

@@ -1,6 +1,6 @@
 """The terms that compare layers: which ones, what has to be asked of both models for them, and their values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,11 +58,11 @@ class LayerTerms:
         with watching(self._blocks[1]) as seen:
             yield seen
 
-    def value(self, name: str, student: Seen, teacher: Seen, tokens: Tokens) -> Tensor:
-        """The sum of one term over the tokens that count, its mean over the pairs of layers; a float32 scalar with gradient."""
+    def value(self, name: str, student: Seen, teacher: Seen, tokens: Tokens, pairs: Sequence[Pair]) -> Tensor:
+        """The sum of one term over the tokens that count, its mean over ``pairs`` of layers; a float32 scalar with gradient."""
         term, total = self.terms[name], tokens.shares.new_zeros(())
         loss = LOSSES[term.loss]
-        for ours, theirs in self.pairs[name]:
+        for ours, theirs in pairs:
             where = f"distillation: {name}, layers [{ours}, {theirs}]"
             one, other = compared(loss.reads, student, teacher, (ours, theirs), tokens.kept, where)
             if loss.reads in ("hidden", "embeddings"):
@@ -70,7 +70,7 @@ class LayerTerms:
             if one.shape != other.shape:
                 raise MismatchError(f"{where}: the student's states are {one.shape[-1]} wide, the teacher's {other.shape[-1]}.")
             total = total + (loss.function(one, other) * tokens.shares).sum()
-        return total / len(self.pairs[name])
+        return total / len(pairs)
 
 
 def pairs_of(terms: Mapping[str, LossTerm], student: Any, teacher: Any) -> dict[str, tuple[Pair, ...]]:

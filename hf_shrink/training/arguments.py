@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.lines import first_line
@@ -28,6 +28,30 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
                 **words,
                 "output_dir": str(output_dir),
             }
+        )
+    except (TypeError, ValueError, ImportError) as error:
+        raise RecipeError(f"{where}: {first_line(error)}") from None
+
+
+def check_optimizer(arguments: TrainingArguments, steps: int, where: str) -> None:
+    """Make the optimizer and the schedule of a training over one number, and throw them away.
+
+    Optimizers that ask for the model itself (galore, apollo, lomo) are passed over.
+
+    Raises:
+        RecipeError: one of them refuses its words; ``where`` names the section.
+    """
+    try:
+        if arguments.optim.startswith(("galore", "apollo", "lomo", "adalomo")):
+            return
+        more: Any = arguments.lr_scheduler_kwargs  # a string has become a mapping
+        kind, words = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            kind([torch.nn.Parameter(torch.zeros(1))], **words),
+            arguments.get_warmup_steps(steps),
+            steps,
+            more,
         )
     except (TypeError, ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {first_line(error)}") from None

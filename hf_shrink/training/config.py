@@ -1,11 +1,56 @@
 """The ``optimization`` section: what TrainingArguments have no word for."""
 
-from pydantic import Field
+from typing import Annotated, Literal, Self
 
-from hf_shrink.config import Config, Names
+from pydantic import Field, model_validator
+
+from hf_shrink.config import Config, Listed, Names
+
+
+class StepDecay(Config):
+    """The learning rate falls in steps, in place of `lr_scheduler_type`; the warm-up of `warmup_steps` comes before."""
+
+    every: int | None = Field(None, ge=1, description="Optimizer steps from one fall to the next.")
+    at: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Listed] = Field(
+        (), description="Or the optimizer steps of the falls, in order."
+    )
+    factor: float = Field(0.1, gt=0, lt=1, description="What the learning rate is multiplied by at each fall.")
+
+    @model_validator(mode="after")
+    def _falls_somewhere(self) -> Self:
+        if (self.every is None) == (not self.at):
+            raise ValueError("give either `every`, or the steps in `at`; one of the two says when the rate falls.")
+        if list(self.at) != sorted(set(self.at)):
+            raise ValueError(f"at: steps must rise and differ, got {list(self.at)}; put them in order.")
+        return self
+
+
+class WeightPenalty(Config):
+    """A term of the training loss over all trained weights but biases and norms."""
+
+    kind: Literal["l1", "l2"] = Field(
+        description="l1: sum of absolute weights. l2: half the sum of squared weights; unlike `weight_decay` it goes through "
+        "the optimizer (arXiv:1711.05101)."
+    )
+    weight: float = Field(gt=0, description="Factor of the term in the loss.")
 
 
 class OptimizationConfig(Config):
     """Beside `training`, for the student."""
 
     freeze: Names = Field((), description="Modules not trained, by the end of their name, e.g. [embeddings].")
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Learning rates fall by this factor with each layer from the top: the head has the whole rate, the last "
+        "layer this part of it, the embeddings the least (arXiv:1801.06146).",
+    )
+    unfreeze_every: int | None = Field(
+        None,
+        ge=1,
+        description="Gradual unfreezing: at first only what stands above the layers learns; every so many optimizer steps one "
+        "layer more does, from the top, the embeddings last (arXiv:1801.06146).",
+    )
+    schedule: StepDecay | None = Field(None, description="Step or multi-step schedule of the learning rate.")
+    penalty: WeightPenalty | None = None

@@ -13,10 +13,12 @@ from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.training.accounting import honours_count, labels_kept
-from hf_shrink.training.taught import AnyTeacher, TaughtTrainer
+from hf_shrink.training.config import OptimizationConfig
+from hf_shrink.training.optimized import OptimizedTrainer
+from hf_shrink.training.taught import AnyTeacher
 
 
-class ShrinkTrainer(TaughtTrainer):
+class ShrinkTrainer(OptimizedTrainer):
     """A ``transformers.Trainer`` that distils and prunes. With neither it is the stock one, at one accumulation step.
 
     The training loss is ``(1 - alpha) * task + alpha * (sum of weight * term)``; evaluation keeps the plain task loss. The
@@ -29,6 +31,7 @@ class ShrinkTrainer(TaughtTrainer):
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
+        optimization: which weights learn when and how fast, beyond what ``args`` say.
         peft_config: wraps the model in adapters first.
 
     Raises:
@@ -55,6 +58,7 @@ class ShrinkTrainer(TaughtTrainer):
         distillation: DistillationConfig | None = None,
         pruning: PruningConfig | Sequence[PruningConfig] | None = None,
         pruning_fractions: Mapping[str, float] | None = None,
+        optimization: OptimizationConfig | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
         self._peft_config = peft_config
@@ -78,6 +82,7 @@ class ShrinkTrainer(TaughtTrainer):
         )
         self.set_pruning(pruning, pruning_fractions)
         self.set_distillation(teacher, distillation)
+        self.set_optimization(optimization)
         self._refuse_what_cannot_be_right()
         self.current_gradient_accumulation_steps = 1
         self._honours_count: bool | None = None

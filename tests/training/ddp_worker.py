@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.config import DistillationConfig, LossTerm, ProgressiveConfig
 from hf_shrink.pruning.config import PruningConfig
 from tests.training.runs import digest, gradient_norms, model_for, trainer_for
 
@@ -26,6 +26,18 @@ def trainer(family: str, folder: Path, *, world: int, dropout: bool, inside: boo
     if world > 1:
         settings["ddp_backend"] = "gloo"
     return trainer_for(family, RUNS[family], folder, more=more, dropout=dropout, **settings | words)
+
+
+def staged(folder: Path, *, world: int, **words):
+    """One layer after the other, then everything, over eight rows a step."""
+    progressive = ProgressiveConfig(order="layer_by_layer", steps_per_layer=2)
+    more = {
+        "teacher": model_for("bert", "classification", seed=5, hidden=16),
+        "distillation": DistillationConfig(losses=(*INSIDE, LossTerm()), progressive=progressive),
+    }
+    settings = {"per_device_train_batch_size": 4 // world, "gradient_accumulation_steps": 2, "max_steps": 6}
+    settings |= {"ddp_backend": "gloo"} if world > 1 else {}
+    return trainer_for("bert", "classification", folder, more=more, dropout=False, weight_decay=0.1, **settings | words)
 
 
 def main(folder: Path) -> None:
@@ -48,6 +60,11 @@ def main(folder: Path) -> None:
     result["inside"] = digest(inside.student)
     result["projections"] = digest(inside.distiller.layers.projections)
     result["inside_loss"] = [entry["loss"] for entry in inside.state.log_history if "loss" in entry]
+    stages = staged(folder / "staged", world=2)
+    stages.train()
+    result["staged"] = digest(stages.student) + digest(stages.distiller.layers.projections)
+    result["staged_loss"] = [entry["loss"] for entry in stages.state.log_history if "loss" in entry]
+    result["staged_weight"] = stages.student.get_parameter("bert.encoder.layer.0.output.dense.weight").flatten()[:99].tolist()
     saving = {"save_strategy": "steps", "save_steps": 2, "save_total_limit": 2}
     whole = trainer("bert", folder / "whole", world=2, dropout=True, **saving)
     whole.train()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.ddp_worker import RUNS, trainer
+from tests.training.ddp_worker import RUNS, staged, trainer
 from tests.training.runs import gradient_norms
 
 
@@ -63,6 +63,17 @@ def test_two_ranks_learn_one_projection_and_take_the_steps_of_one(ranks, tmp_pat
     alone.train()
     losses = [entry["loss"] for entry in alone.state.log_history if "loss" in entry]
     assert ranks[0]["inside_loss"] == pytest.approx(losses, rel=1e-3) and len(losses) == 5
+
+
+def test_layers_rest_on_two_ranks_as_on_one(ranks, tmp_path):
+    """Data parallel training wants a gradient for every weight: a layer at rest must not move by one that is zero."""
+    assert ranks[0]["staged"] == ranks[1]["staged"]
+    alone = staged(tmp_path, world=1)
+    alone.train()
+    losses = [entry["loss"] for entry in alone.state.log_history if "loss" in entry]
+    assert ranks[0]["staged_loss"] == pytest.approx(losses, rel=1e-3) and len(losses) == 6
+    weight = alone.student.get_parameter("bert.encoder.layer.0.output.dense.weight").flatten()[:99].tolist()
+    assert ranks[0]["staged_weight"] == pytest.approx(weight, rel=1e-2, abs=1e-4)
 
 
 def test_a_resumed_run_of_two_ranks_is_equal_bit_for_bit(ranks):
