@@ -89,6 +89,15 @@ class Distiller:
         """The stage of a progressive distillation at the present step; None where everything counts."""
         return stage_at(self.stages, self._step)
 
+    @property
+    def projecting(self) -> list[Tensor]:
+        """Weights of the projections that the present step uses."""
+        if self.layers is None:
+            return []
+        pairs = self.layers.pairs if self.stage is None else self.stage.pairs
+        used = {f"{name}_{ours}_{theirs}" for name, compared in pairs.items() for ours, theirs in compared}
+        return [each.get_parameter("weight") for name, each in self.layers.projections.maps.items() if name in used]
+
     def at(self, step: int, steps: int) -> None:
         """Let weights, temperatures and alpha be those after ``step`` of ``steps`` optimizer steps."""
         self._step, self._steps = step, steps

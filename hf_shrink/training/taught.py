@@ -177,7 +177,7 @@ class TaughtTrainer(PruningTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         """As in ``Trainer``, of the student alone; projections are averaged over the ranks and clipped by themselves."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call]
-        if parameters := self._projection_parameters():
+        if self.distiller is not None and (parameters := self.distiller.projecting):
             for parameter in parameters if self.args.world_size > 1 else ():
                 found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = self.accelerator.reduce(found, reduction="mean")
