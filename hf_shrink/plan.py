@@ -18,6 +18,7 @@ from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
 from hf_shrink.measurement.attribution import check_installed as check_captum
 from hf_shrink.measurement.gate import gate_words
 from hf_shrink.distillation.fitting import planned_stages
+from hf_shrink.distillation.samples import check_room as check_sample_room
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
@@ -165,6 +166,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     words = None
     if recipe.distillation is not None:
         check_teachers(recipe, teachers, student, tokenizer)
+        if recipe.distillation.on_policy is not None:
+            check_sample_room(tokens.train["labels"], recipe.distillation.on_policy, _limits(student)[1])
         if recipe.cache is not None:
             words = words_that_count(recipe, student, teachers[0].model, tokenizer)
             holds, size = cache_outlook(recipe, splits, tokens.train, tokenizer, teachers[0].model, words)

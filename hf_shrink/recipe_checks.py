@@ -32,6 +32,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         for word, message in optimizer_problems(_at(data, *path)):
             yield (*path, word), message
     yield from _optimization(data)
+    yield from _on_policy(data)
     yield from _teacher(data)
     yield from _teachers(data)
     yield from _cache(data)
@@ -95,6 +96,17 @@ def _optimization(data: Mapping[str, Any]) -> Iterator[Problem]:
                 yield ("training", word), "would be ignored: optimization.schedule says how the rate falls; remove one of them."
     if section.get("unfreeze_every") is not None and _at(data, "distillation").get("progressive") is not None:
         yield ("optimization", "unfreeze_every"), "distillation.progressive says who learns when; remove one of them."
+
+
+def _on_policy(data: Mapping[str, Any]) -> Iterator[Problem]:
+    """Samples of a student that continues no text, or that nobody is there to judge."""
+    if _at(data, "distillation").get("on_policy") is None:
+        return
+    name = data.get("task")
+    if name != "causal-lm" and isinstance(name, str) and name in TASKS:
+        yield ("distillation", "on_policy"), f"a model for {name} does not continue texts; remove it, or use task causal-lm."
+    if data.get("cache") is not None:
+        yield ("cache",), "knows nothing of what the student says in on_policy; remove one of them."
 
 
 def _teacher(data: Mapping[str, Any]) -> Iterator[Problem]:

@@ -34,6 +34,9 @@ def distillation_words(config: DistillationConfig | None) -> Iterator[str]:
             yield f"loss: {1 - config.alpha:g} x task + {config.alpha:g} x ({terms})"
         else:
             yield f"loss: (1 - alpha) x task + alpha x ({terms}), alpha {_ramp(config.alpha, config.alpha_end)}"
+        if (own := config.on_policy) is not None:
+            most = f"up to {own.max_new_tokens} tokens at temperature {own.temperature:g}"
+            yield f"{own.mix:.0%} of the batches go on from their prompts in the student's own words, {most}"
 
 
 def stage_words(stages: Sequence[Stage]) -> Iterator[str]:

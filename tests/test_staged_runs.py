@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from hf_shrink import Recipe, run
-from hf_shrink.errors import RecipeError
+from hf_shrink.distillation import samples
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.plan import make_plan
+from hf_shrink.training import sampled
 from hf_shrink.training.optimized import OptimizedTrainer
-from tests.project import make_project
+from tests.project import make_lm_project, make_project
 
 BASE = """
 version: 1
@@ -77,3 +79,27 @@ def test_a_run_passes_all_of_it_to_the_student_alone(monkeypatch: pytest.MonkeyP
 def test_what_the_student_cannot_do_is_told_before_the_teacher_is_trained(overrides, says):
     with pytest.raises(RecipeError, match=says):
         make_plan(recipe(*overrides))
+
+
+LM = BASE.replace("text-classification", "causal-lm").replace(", {loss: hidden_mse}", "")
+OWN = "distillation.on_policy={mix: 0.5, max_new_tokens: NEW}"
+
+
+def test_a_language_model_is_taught_by_its_own_words_in_a_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(make_lm_project(tmp_path / "lm"))
+    asked = Recipe.from_text(LM, overrides=[OWN.replace("NEW", "8"), "teacher.training=null", "distillation.losses.0.loss=jsd"])
+    line = "50% of the batches go on from their prompts in the student's own words, up to 8 tokens at temperature 1"
+    assert line in str(make_plan(asked).rich())
+    seen = []
+    monkeypatch.setattr(sampled, "sampled", lambda *args, **words: seen.append(samples.sampled(*args, **words)) or seen[-1])
+    run(asked)
+    assert 0 < len(seen) < 5
+    with pytest.raises(MismatchError, match="prompt of 16 tokens and 60 new ones are more than the student's 64"):
+        make_plan(Recipe.from_text(LM, overrides=[OWN.replace("NEW", "60")]))
+
+
+def test_own_words_of_a_classifier_or_beside_a_cache_are_refused():
+    with pytest.raises(RecipeError, match="a model for text-classification does not continue texts"):
+        recipe(OWN.replace("NEW", "8"))
+    with pytest.raises(RecipeError, match="cache: knows nothing of what the student says"):
+        Recipe.from_text(LM, overrides=[OWN.replace("NEW", "8"), "cache={folder: answers}"])

@@ -69,6 +69,25 @@ class ProgressiveConfig(Config):
     )
 
 
+class OnPolicyConfig(Config):
+    """A causal language model learns from what it says itself (arXiv:2306.13649); `jsd` is the paper's loss."""
+
+    mix: float = Field(
+        gt=0,
+        le=1,
+        description="Part of the batches, drawn by seed and step, whose rows go on from their prompts in the student's own "
+        "words. There the task has no loss.",
+    )
+    temperature: float = Field(1.0, gt=0, description="Of the sampling, not of the losses.")
+    max_new_tokens: int = Field(64, ge=1, description="Tokens of a sample, fewer where the student ends the text.")
+    prompt_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens of a row that are the prompt; null: half of it. In chats of which only the assistant's part is "
+        "learnt, all before its last turn, and this is not read.",
+    )
+
+
 class DistillationConfig(Config):
     """The training loss is (1 - alpha) * task + alpha * (sum of weight * term)."""
 
@@ -81,6 +100,18 @@ class DistillationConfig(Config):
         "sure counts more.",
     )
     progressive: ProgressiveConfig | None = None
+    on_policy: OnPolicyConfig | None = None
+
+    @model_validator(mode="after")
+    def _samples_have_no_right_answer(self) -> Self:
+        from hf_shrink.distillation.losses import LOSSES
+
+        for term in self.losses if self.on_policy is not None else ():
+            if "labels" in LOSSES[term.loss].takes:
+                raise ValueError(f"on_policy: {term.loss} reads the right word, which a sample has not; use jsd.")
+        if self.on_policy is not None and self.alpha == 0 and self.alpha_end is None:
+            raise ValueError("on_policy: nothing is learnt from the teacher at alpha 0; raise alpha, or remove it.")
+        return self
 
     @model_validator(mode="after")
     def _stages_have_something_to_learn(self) -> Self:

@@ -14,7 +14,7 @@ from hf_shrink.distillation.layers import LayerTerms
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.merged import Kept, merge
 from hf_shrink.distillation.outputs import check_outputs
-from hf_shrink.distillation.positions import kept_positions, targets
+from hf_shrink.distillation.positions import SAMPLED, kept_positions, targets
 from hf_shrink.distillation.ramps import along
 from hf_shrink.distillation.stages import Stage, named, stage_at, stages_of
 from hf_shrink.distillation.streaming import Heads, streamed
@@ -128,7 +128,7 @@ class Distiller:
         Args:
             task_loss: scalar, already on the scale on which micro-batches add up to an optimizer step.
             student_outputs: with ``logits`` ``[..., classes]`` and, where asked for, ``hidden_states``.
-            inputs: the batch both models see, with its labels.
+            inputs: the batch both models see, with its labels; one that is ``SAMPLED`` has no task loss.
             count: positions that count in the whole optimizer step; None where this batch is the whole step.
             attended: what ``watching`` collected.
 
@@ -136,7 +136,7 @@ class Distiller:
             MismatchError: what the two models give, or the labels, differ in shape.
             NonFiniteError: what the teacher gives holds a NaN or an infinity where it counts.
         """
-        kept = self.positions(inputs)
+        kept, task_loss = self.positions(inputs), 0.0 * task_loss if SAMPLED in inputs else task_loss
         with self.layers.watching_teacher() if self.layers else _nothing() as taught:
             teacher_outputs = self.teacher.outputs(inputs, **self.layers.forward_words if self.layers else {})
         divisor = kept.sum().clamp(min=1) if count is None else count
@@ -188,7 +188,8 @@ class Distiller:
             raise MismatchError(f"distillation: the student has {sizes[0]} words, the teacher {sizes[1]}.")
         counts = [torch.as_tensor(n, dtype=torch.float32) for n in (task_count, *[count] * len(terms))]
         divisors = torch.stack([n.to(heads.student.weight.device) for n in counts])
-        weights = divisors.new_tensor([1 - alpha, *(alpha * self._weight(term) for term in terms)])
+        learnt = 0.0 if SAMPLED in inputs else 1.0
+        weights = divisors.new_tensor([learnt * (1 - alpha), *(alpha * self._weight(term) for term in terms)])
         found = streamed(
             run_student,
             heads,
@@ -202,7 +203,7 @@ class Distiller:
         )
         _refuse_not_finite(found.bad_rows)
         for name, value in zip(("task", *self._terms), found.sums / divisors, strict=True):
-            self._record(name, value)
+            self._record(name, value * learnt if name == "task" else value)
         return found.total
 
     def read(self, steps: int) -> dict[str, Tensor]:

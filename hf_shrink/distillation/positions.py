@@ -10,6 +10,9 @@ from hf_shrink.errors import MismatchError
 IGNORED = -100
 """The label that transformers leaves out of every loss."""
 
+SAMPLED = "sampled_by_student"
+"""Key of a batch whose labels are the student's own words: there is no right answer to learn from."""
+
 
 def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     """True where a prediction of the batch counts.

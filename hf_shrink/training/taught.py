@@ -17,13 +17,14 @@ from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.heads import plain_head
 from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.positions import SAMPLED
 from hf_shrink.distillation.streaming import Heads
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.distillation.watching import Attended
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
-from hf_shrink.training.pruned import PruningTrainer
+from hf_shrink.training.sampled import SamplingTrainer
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 
@@ -33,7 +34,7 @@ AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | CachedTeacher | Sequenc
 logger = logging.getLogger(__name__)
 
 
-class TaughtTrainer(PruningTrainer):
+class TaughtTrainer(SamplingTrainer):
     """Keeps a ``Distiller`` in step with the training."""
 
     distiller: Distiller | None = None
@@ -58,6 +59,8 @@ class TaughtTrainer(PruningTrainer):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
         one = self._as_one(teacher, config)
         one.to(self.args.device)
+        live = not isinstance(one, CachedTeacher)
+        self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=live)
         on_layers = any(LOSSES[term.loss].reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
             raise RecipeError("distillation: losses on layers belong to one model; pass model= instead of model_init=.")
@@ -270,7 +273,7 @@ class TaughtTrainer(PruningTrainer):
         if self.distiller is None:
             return inputs
         self._set_signature_columns_if_needed()
-        return {name: value for name, value in inputs.items() if name not in self._only_for_teacher}
+        return {name: value for name, value in inputs.items() if name not in (*self._only_for_teacher, SAMPLED)}
 
     def _set_signature_columns_if_needed(self) -> None:
         if self._signature_columns is None:
