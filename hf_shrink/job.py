@@ -16,7 +16,8 @@ from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.files import write_text
-from hf_shrink.models.load import load_for
+from hf_shrink.models.load import config_of, load_for, set_padding
+from hf_shrink.models.scratch import from_scratch, resized
 from hf_shrink.models.student import layers_left
 from hf_shrink.plan import Prepared, start_of
 from hf_shrink.pruning.config import PruningConfig
@@ -53,6 +54,11 @@ def start_student(job: Job, teacher: Path | None) -> PreTrainedModel:
     recipe = job.recipe
     if recipe.student.start == "teacher" and teacher is not None:
         model = load_for(recipe.task, str(teacher), new_head=False)
+    elif recipe.student.start == "scratch":
+        names = job.prepared.splits.label_names
+        config = config_of(recipe.model, task=recipe.task, revision=recipe.revision, label_names=names, download=True)
+        set_padding(config, TASKS[recipe.task])
+        model = from_scratch(recipe.task, resized(config, recipe.student.config))
     else:
         reference, revision = start_of(recipe)
         names = job.prepared.splits.label_names

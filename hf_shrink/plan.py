@@ -1,14 +1,11 @@
 """What a recipe would do: every check and every expected number that can be had without training."""
 
 import dataclasses
-import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.blueprint import blueprint
@@ -39,6 +36,7 @@ from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
+from hf_shrink.stage_plan import Plan, StagePlan
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, teachers_of
 from hf_shrink.training.arguments import check_optimizer, optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
@@ -59,55 +57,6 @@ ZEROS = ("unstructured", "n_of_m", "block")
 """Structures whose weights stay in the model as zeros."""
 
 _UNUSED = Path("unused")
-
-
-@dataclass(frozen=True)
-class StagePlan:
-    """One stage: what it does, what comes out, where it goes.
-
-    Attributes:
-        does: one line per thing.
-        leaves: what stays as it is, by module name, with the reason.
-        parameters: expected number, or None where the stage makes no model.
-        bytes: expected size of the weights on disk, or None.
-        writes: folder or files, below output_dir.
-    """
-
-    name: str
-    does: tuple[str, ...]
-    leaves: dict[str, str]
-    parameters: int | None
-    bytes: int | None
-    writes: str
-
-    def lines(self) -> Iterator[str]:
-        """Heading, then what is done and what is left, layers of one kind together."""
-        facts = [] if self.parameters is None else [f"{self.parameters:,} parameters"]
-        facts += [] if self.bytes is None else [f"{self.bytes / 1e6:.1f} MB"]
-        facts += [f"writes {self.writes}"] if self.writes else []
-        yield f"{self.name}: {', '.join(facts)}" if facts else f"{self.name}:"
-        yield from (f"  {line}" for line in self.does)
-        alike = Counter((re.sub(r"\.\d+(?=\.|$)", ".*", name), reason) for name, reason in self.leaves.items())
-        for (name, reason), count in alike.items():
-            yield f"  leaves {name}{f' ({count} of them)' if count > 1 else ''}: {reason}"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The stages of a recipe in order."""
-
-    output_dir: str
-    stages: tuple[StagePlan, ...]
-    warnings: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data, for ``--json``."""
-        return asdict(self)
-
-    def rich(self) -> Text:
-        """Lines for the terminal."""
-        lines = [line for stage in self.stages for line in stage.lines()]
-        return Text("\n".join([*lines, *(f"warning: {warning}" for warning in self.warnings)]))
 
 
 @dataclass(frozen=True)
@@ -146,7 +95,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     splits = load_splits(recipe.data, recipe.task, download=download)
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision, download=download)
-    start = blueprint(recipe.task, reference, revision, splits.label_names, download)
+    sizes = recipe.student.config if recipe.student.start == "scratch" else None
+    start = blueprint(recipe.task, reference, revision, splits.label_names, download, sizes)
     tokens = tokenize(splits, tokenizer, recipe.data.max_length)
     check_fit(tokens, *_limits(start))
     steps = _steps(recipe.training, recipe.seed, len(tokens.train), "training")
@@ -303,6 +253,7 @@ def _warnings(recipe: Recipe) -> tuple[str, ...]:
     if (
         entry_for("onnx", recipe.quantization)
         or recipe.student.layers is not None
+        or recipe.student.config
         or any(entry.structure not in (*ZEROS, "vocabulary") for entry in recipe.pruning)
     ):
         return ()

@@ -89,7 +89,7 @@ def refuse_smaller(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[
 
 def _refuse_itself(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[Taught]) -> None:
     """A student that starts from its teacher's weights, all of them, gives its answers before the first step."""
-    if recipe.pruning:
+    if recipe.pruning or recipe.student.start == "scratch":
         return
     for config, each in zip(recipe.teachers, teachers, strict=True):
         trained, from_it = config.training is not None, recipe.student.start == "teacher"

@@ -42,6 +42,11 @@ def trained_start(
     if before is not None and "student" in stages and not (recipe.pruning or before.pruning or changed - _LATER):
         student = str(folder / STAGES / "student")
         return load_for(recipe.task, student, label_names=label_names, new_head=False), "student"
+    if recipe.student.start == "scratch":
+        raise MismatchError(
+            "student.start: from scratch nothing has been learnt yet, so every loss would be chance.\n"
+            "Run the recipe first: what it trains in output_dir is taken."
+        )
     came_from = reference
     taught = recipe.student.start == "teacher" and bool(recipe.teachers) and recipe.teachers[0].training is not None
     if taught and "teacher" in stages:

@@ -7,6 +7,7 @@ from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.stages import Stage
 from hf_shrink.families import family_of, stacks_of
+from hf_shrink.models.scratch import sizes_of
 from hf_shrink.models.student import kept_layers
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.touched import PruningPlan
@@ -18,6 +19,9 @@ from hf_shrink.training.depths import depths_of
 
 def layers_words(recipe: Recipe, start: Any) -> str:
     """Where the student starts; ``start`` is the model before layers are dropped."""
+    if recipe.student.start == "scratch":
+        sizes = ", ".join(f"{word} {size}" for word, size in sizes_of(start.config, recipe.student.config).items())
+        return f"starts from random weights, of the kind of {recipe.model} with {sizes}"
     source = "the teacher" if recipe.student.start == "teacher" else recipe.model
     if recipe.student.layers is None:
         return f"starts from {source}"

@@ -26,7 +26,7 @@ LAYERS = [
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recipe_checks"},
     {"recipe", "models", "loading", "training", "publishing"},
-    {"words", "answers", "disturbed", "vocabulary", "trained", "blueprint", "scoring", "samples", "caching"},
+    {"words", "stage_plan", "answers", "disturbed", "vocabulary", "trained", "blueprint", "scoring", "samples", "caching"},
     {"teaching"},
     {"plan"},
     {"resume", "judging", "inspection", "shortcut", "trained", "measured"},

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from transformers import AutoModel
 
 from hf_shrink import Recipe, run
 from hf_shrink.distillation import samples
@@ -103,3 +104,22 @@ def test_own_words_of_a_classifier_or_beside_a_cache_are_refused():
         recipe(OWN.replace("NEW", "8"))
     with pytest.raises(RecipeError, match="cache: knows nothing of what the student says"):
         Recipe.from_text(LM, overrides=[OWN.replace("NEW", "8"), "cache={folder: answers}"])
+
+
+SCRATCH = "student={start: scratch, config: {hidden_size: 32, num_hidden_layers: 1, intermediate_size: 48}}"
+
+
+@pytest.mark.parametrize("text", [BASE, LM], ids=["bert", "llama"])
+def test_a_student_from_scratch_is_as_large_as_planned_and_loads_again(text, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    if text == LM:
+        monkeypatch.chdir(make_lm_project(tmp_path / "lm"))
+    asked = Recipe.from_text(text.replace("student: {layers: 2}", ""), overrides=[SCRATCH])
+    plan = make_plan(asked)
+    (stage,) = (stage for stage in plan.stages if stage.name == "student")
+    assert "random weights, of the kind of base with hidden_size 32, num_hidden_layers 1" in stage.does[0]
+    outcome = run(asked)
+    model = AutoModel.from_pretrained(outcome.folder)
+    assert model.config.hidden_size == 32 and model.config.num_hidden_layers == 1
+    student = next(stage for stage in outcome.report["stages"] if stage["name"] == "student")
+    sizes = [each["value"] for each in student["measurements"] if each["name"] == "parameters"]
+    assert sizes == [stage.parameters]

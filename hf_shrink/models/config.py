@@ -5,16 +5,28 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from hf_shrink.config import Config, Listed, Names
+from hf_shrink.tables import nearest
 
 DType = Literal["float32", "bfloat16", "float16"]
 Layers = int | Annotated[tuple[int, ...], Listed]
+
+SIZES = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "intermediate_size"),
+    *("num_decoder_layers", "embedding_size", "max_position_embeddings"),
+)
+"""What a student from scratch may have another number of."""
 
 
 class StudentConfig(Config):
     """How the student starts."""
 
-    start: Literal["model", "teacher"] = Field(
-        "model", description="Weights the student starts from: the recipe's `model`, or the (fine-tuned) teacher."
+    start: Literal["model", "teacher", "scratch"] = Field(
+        "model",
+        description="Weights the student starts from: the recipe's `model`, or the (fine-tuned) teacher. scratch: random ones; "
+        "`model` gives tokenizer and kind.",
+    )
+    config: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description=f"Sizes of a student from scratch where they differ from those of `model`: {', '.join(SIZES)}."
     )
     layers: Layers | None = Field(
         None,
@@ -25,6 +37,17 @@ class StudentConfig(Config):
         description="Which layers a number means. uniform: evenly spaced, first and last in. alternate: every second (third, "
         "...) from layer 0.",
     )
+
+    @model_validator(mode="after")
+    def _sizes_belong_to_scratch(self) -> Self:
+        if self.config and self.start != "scratch":
+            raise ValueError(f"config would be ignored: a student from the {self.start} has its sizes; write start: scratch.")
+        if self.layers is not None and self.start == "scratch":
+            raise ValueError("layers would choose among random layers; write config: {num_hidden_layers: ...} instead.")
+        for word in self.config:
+            if word not in SIZES:
+                raise ValueError(f"config: unknown size {word[:40]!r}.{nearest(word, SIZES)} Known: {', '.join(SIZES)}.")
+        return self
 
     @model_validator(mode="after")
     def _choice_belongs_to_a_number(self) -> Self:

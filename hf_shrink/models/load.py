@@ -124,7 +124,7 @@ def load_for(
         new_head, label_names = False, None
     if new_head:
         _set_labels(config, label_names, kind)
-    _set_padding(config, kind)
+    set_padding(config, kind)
     auto: Any = getattr(transformers, kind.auto_class)
     with _explained(name, revision), quiet_loading():
         model, info = auto.from_pretrained(
@@ -184,8 +184,10 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
     return config
 
 
-def _set_padding(config: PreTrainedConfig, task: Task) -> None:
-    """A classifier finds the last real token by it. To a language model the end of a text is a token like others: as the
+def set_padding(config: PreTrainedConfig, task: Task) -> None:
+    """Let the config of a model for ``task`` say which token pads, in place.
+
+    A classifier finds the last real token by it. To a language model the end of a text is a token like others: as the
     padding token its embedding would get no gradient, and batches say by their mask what is padding."""
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
     if not task.new_head and config.pad_token_id in ends:
