@@ -170,7 +170,9 @@ def quantize(
     recipe: Annotated[Path | None, typer.Option(help="--bits auto: measure on the training texts of this recipe.")] = None,
     texts: Annotated[Path | None, typer.Option(help="--bits auto: measure on this text file, a sample a line.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Add each layer's weights, scheme, error and bytes.")] = False,
-    plots: Annotated[Path | None, typer.Option(help="Folder for pictures of weights and bits; needs hf-shrink\\[plots].")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="Folder for pictures of weights and bits; needs hf-shrink\\[plots].")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Store a model in fewer bits, without training, and write one that loads again."""

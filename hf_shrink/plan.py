@@ -12,10 +12,10 @@ from hf_shrink.blueprint import blueprint
 from hf_shrink.caching import cache_outlook, words_that_count
 from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
-from hf_shrink.measurement.attribution import check_installed as check_captum
-from hf_shrink.measurement.gate import gate_words
 from hf_shrink.distillation.fitting import planned_stages
 from hf_shrink.distillation.samples import check_room as check_sample_room
+from hf_shrink.measurement.attribution import check_installed as check_captum
+from hf_shrink.measurement.gate import gate_words
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair

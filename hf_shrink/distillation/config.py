@@ -62,7 +62,7 @@ class ProgressiveConfig(Config):
     order: Literal["bottom_up", "layer_by_layer"] = Field(
         "bottom_up",
         description="bottom_up: in each stage all layers so far learn. layer_by_layer: only the next one, those below rest "
-        "(arXiv:2004.02984, section 3.4).",
+        "(arXiv:2004.02984).",
     )
     steps_per_layer: Annotated[int, Field(ge=1)] | Annotated[tuple[Annotated[int, Field(ge=1)], ...], Listed] = Field(
         description="Optimizer steps of a stage; a list has one number for each layer of the student that is compared."

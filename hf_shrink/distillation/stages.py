@@ -29,7 +29,7 @@ class Stage:
 def stages_of(
     config: ProgressiveConfig, terms: Mapping[str, LossTerm], pairs: Mapping[str, tuple[Pair, ...]]
 ) -> tuple[Stage, ...]:
-    """One stage for each layer of the student that some term compares, from the bottom (arXiv:2004.02984, section 3.4).
+    """One stage for each layer of the student that some term compares, from the bottom (arXiv:2004.02984).
 
     ``bottom_up``: layers up to the stage's learn, from all terms so far. ``layer_by_layer``: its layer alone, and those
     between it and the last one, from its terms. Embeddings belong to the first stage.
