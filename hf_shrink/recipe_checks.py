@@ -15,6 +15,10 @@ Problem: TypeAlias = tuple[KeyPath, str]
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _PACKAGE = "package:"
 _WHOLE = ("layers", "hidden", "vocabulary")
+UNCACHED: Mapping[str, str] = {
+    "masked-lm": "masked-lm hides other tokens at each reading of a row, so no answer can be kept",
+}
+"""Why the answers of a task's teacher cannot be kept."""
 _ENTRIES = ("unstructured", "n_of_m", "block")
 
 
@@ -155,6 +159,8 @@ def _cache(data: Mapping[str, Any]) -> Iterator[Problem]:
         inside, outside = (os.path.normpath(path) + os.sep for path in (folder, output))
         if inside.startswith(outside):
             yield ("cache", "folder"), "lies in output_dir, which belongs to one run; name a folder beside it."
+    if why := UNCACHED.get(str(name)):
+        yield ("cache",), f"{why}; remove it."
     if not isinstance(data.get("teacher"), list | tuple):
         yield from _logits_alone(data, "a cache holds")
     if name != "causal-lm":

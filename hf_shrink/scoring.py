@@ -9,7 +9,8 @@ import numpy.typing as npt
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_shrink.measurement.next_tokens import judge_next_tokens
+from hf_shrink.errors import MismatchError
+from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.predict import predict, predict_words
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.pruning.sensitivity import Score
@@ -21,16 +22,21 @@ _BATCH = 32
 def score_on(data: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]) -> Score:
     """Mean log-likelihood in nats, and accuracy in percent where there are classes.
 
-    Of the right class of a text or word, of the next token, or of each label being there or not. A number is taken to be
-    spread around its estimate as the labels are around their mean, a constant left out.
+    Of the right class of a text or word, of the next or the hidden token, or of each label being there or not. A number
+    is taken to be spread around its estimate as the labels are around their mean, a constant left out.
 
     Args:
         data: tokenised, with ``labels``.
         tokenizer: pads it.
         label_names: classes in the order of the labels, matched with the model's by name; empty for language models.
     """
+    if "labels" not in data.column_names:
+        raise MismatchError(
+            "sensitivity: rows of the training split have no hidden tokens of their own to be scored on.\n"
+            "Give a validation split beside the test split."
+        )
     if not label_names:
-        return _next_tokens(data)
+        return _tokens(data, tokenizer)
     first = data["labels"][0]
     if isinstance(first, int):
         return _classes(partial(_texts, data, tokenizer), label_names)
@@ -98,9 +104,9 @@ def _numbers(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> Score:
     return score
 
 
-def _next_tokens(data: Dataset) -> Score:
+def _tokens(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> Score:
     def score(model: PreTrainedModel) -> dict[str, float]:
-        found = judge_next_tokens(model, data, batch_size=_BATCH)
+        found: Any = judge(model, data, tokenizer, batch_size=_BATCH)
         right = 100 * float((found.best == found.labels).mean())
         return {LIKELIHOOD: -float(found.nll.sum() / found.tokens.sum()), "accuracy_percent": right}
 

@@ -115,7 +115,7 @@ def fractions_for(
     asked = {entry: (s / 2, s, (1 + s) / 2) for entry, s in amounts.items() if s}
     if asked:
         timed = any(chosen[entry].budget == "latency" for entry in asked)
-        names = labels_of(model) if TASKS[recipe.task].new_head else ()
+        names = labels_of(model) if TASKS[recipe.task].labelled else ()
         found = _measured(recipe, model, configs, tokens, tokenizer, names, rows, asked, latency=timed, entries=tuple(asked))
         if guess := _guessing(found, model, names):
             raise MismatchError(

@@ -16,8 +16,10 @@ class Task:
         auto_class: the class of transformers that loads such a model.
         classes: the table in transformers' ``modeling_auto`` with the names of all such classes.
         pipeline: what the Hub and ``transformers.pipeline`` call it.
-        new_head: True where the head is made for the labels of the data and may start random; False where it belongs to the
-            pretrained model and must be in the checkpoint.
+        labelled: True where the head is made for the labels of the data, and its size follows from them.
+        new_head: True where the head may start random; False where it belongs to the pretrained model and must be in the
+            checkpoint.
+        drops: True where pretrained checkpoints hold heads of other tasks beside this one's, which are left behind.
         problem_type: what a config calls it, where one class serves several tasks.
         data_keys: keys of the ``data`` section that not every task reads.
         floor: whether ``measurement.floor`` can be set against it.
@@ -26,7 +28,9 @@ class Task:
     auto_class: str
     classes: str
     pipeline: str
+    labelled: bool = True
     new_head: bool = True
+    drops: bool = False
     problem_type: ProblemType | None = None
     data_keys: frozenset[str] = frozenset()
     floor: bool = False
@@ -65,8 +69,17 @@ TASKS: Mapping[str, Task] = {
         "AutoModelForCausalLM",
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         "text-generation",
+        labelled=False,
         new_head=False,
         data_keys=frozenset({"text_column", "messages_column", "loss_on", "packing"}),
+    ),
+    "masked-lm": Task(
+        "AutoModelForMaskedLM",
+        "MODEL_FOR_MASKED_LM_MAPPING_NAMES",
+        "fill-mask",
+        labelled=False,
+        drops=True,
+        data_keys=frozenset({"text_column", "packing", "mask_probability"}),
     ),
 }
 

@@ -1,6 +1,11 @@
 """A tiny project on disk: a base model with its tokenizer, a data set in CSV files, and recipes cut down to them."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
+from transformers import BertForMaskedLM
 
 from hf_shrink import Recipe
 from tests.tiny import (
@@ -9,6 +14,7 @@ from tests.tiny import (
     colour_texts,
     tiny_causal_lm,
     tiny_classifier,
+    tiny_config,
     tiny_lm_tokenizer,
     tiny_tokenizer,
 )
@@ -41,10 +47,31 @@ def make_lm_project(folder: Path, family: str = "llama", *, layers: int = 3) -> 
     return folder
 
 
+def make_masked_project(folder: Path, *, layers: int = 3) -> Path:
+    """``folder`` with ``base/``, a BERT for hidden tokens, and ``data/{split}.jsonl`` of one sentence around one word."""
+    tokenizer = tiny_tokenizer(unused=UNUSED, mask=True)
+    torch.manual_seed(0)
+    config = tiny_config("bert", layers=layers, hidden=64, ffn=128, vocab_size=len(tokenizer))
+    BertForMaskedLM(config).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    write_rows(folder / "data", lambda words: {"text": f"the {words[0]} of the {words[0]} door"})
+    return folder
+
+
+def write_rows(folder: Path, make: Callable[[list[str]], dict], *, train: int = 128) -> None:
+    """``{train,validation,test}.jsonl``: what ``make`` makes of the words of each of ``colour_texts``."""
+    folder.mkdir(parents=True)
+    for seed, (split, rows) in enumerate({"train": train, "validation": 16, "test": 32}.items()):
+        lines = [json.dumps(make(text.split())) for text in colour_texts(rows, seed=seed)["text"]]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+
+
 def project_for(recipe: Recipe, folder: Path) -> Path:
     """The tiny project that a shipped recipe can run on."""
     if recipe.task == "causal-lm":
         return make_lm_project(folder, layers=16)
+    if recipe.task == "masked-lm":
+        return make_masked_project(folder, layers=6)
     return make_project(folder)
 
 

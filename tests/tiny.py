@@ -146,12 +146,14 @@ def tiny_causal_lm(family: str = "gpt2", *, seed: int = 0, **config: Any) -> Pre
     return AutoModelForCausalLM.from_config(tiny_config(family, **config)).eval()
 
 
-def tiny_tokenizer(*, unused: int = 0) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(*, unused: int = 0, mask: bool = False) -> PreTrainedTokenizerFast:
     """Whole words of the tiny vocabulary; frames a text as ``[CLS] text [SEP]`` and pads on the right.
 
-    ``unused`` words more follow that no text has.
+    ``unused`` words more follow that no text has; with ``mask`` the last word is ``[MASK]``.
     """
     words = VOCABULARY | {f"unused{i}": len(VOCABULARY) + i for i in range(unused)}
+    if mask:
+        words["[MASK]"] = len(words)
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -163,6 +165,7 @@ def tiny_tokenizer(*, unused: int = 0) -> PreTrainedTokenizerFast:
         unk_token="[UNK]",
         cls_token="[CLS]",
         sep_token="[SEP]",
+        mask_token="[MASK]" if mask else None,
         model_max_length=64,
         model_input_names=["input_ids", "attention_mask"],
     )

@@ -72,7 +72,7 @@ class NextTokenFormat(Format):
         A real end-of-text token keeps its label even where it also is the padding token.
         """
         fill = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0  # never seen: the mask is 0 there
-        return partial(_padded, fills={"input_ids": fill, "attention_mask": 0, "labels": IGNORED})
+        return partial(padded, fills={"input_ids": fill, "attention_mask": 0, "labels": IGNORED})
 
     def notes(self, tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
         """Where ``loss_on: assistant`` cannot be had."""
@@ -115,7 +115,8 @@ def pack(documents: Iterator[Document], length: int, end: int) -> Iterator[Docum
         yield ids, labels
 
 
-def _padded(rows: list[dict[str, Any]], *, fills: Mapping[str, int]) -> dict[str, Tensor]:
+def padded(rows: list[dict[str, Any]], *, fills: Mapping[str, int]) -> dict[str, Tensor]:
+    """The named columns, each row filled up behind its end to the longest ``input_ids``, ``[rows, length]``."""
     length = max(len(row["input_ids"]) for row in rows)
     return {
         name: torch.tensor([[*row[name], *[fill] * (length - len(row[name]))] for row in rows]) for name, fill in fills.items()

@@ -32,7 +32,11 @@ class DataConfig(Config):
         "all", description="causal-lm with messages_column: tokens to learn; assistant needs a chat template that marks them."
     )
     packing: bool = Field(
-        True, description="causal-lm: texts joined by the end-of-text token and cut into blocks; false cuts off each text."
+        True,
+        description="causal-lm, masked-lm: texts joined by the end-of-text token, cut into blocks; false cuts each text off.",
+    )
+    mask_probability: float = Field(
+        0.15, gt=0.0, lt=1.0, description="masked-lm: share of the tokens that are to be told, drawn anew for each batch."
     )
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field(

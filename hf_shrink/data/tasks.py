@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from hf_shrink.data.causal_lm import NextTokenFormat
 from hf_shrink.data.format import Format
+from hf_shrink.data.masked_lm import MaskedTokenFormat
 from hf_shrink.data.multi_label import LabelSetFormat
 from hf_shrink.data.text_classification import ClassFormat
 from hf_shrink.data.text_regression import NumberFormat
@@ -15,4 +16,5 @@ FORMATS: Mapping[str, type[Format]] = {
     "text-regression": NumberFormat,
     "token-classification": TagFormat,
     "causal-lm": NextTokenFormat,
+    "masked-lm": MaskedTokenFormat,
 }

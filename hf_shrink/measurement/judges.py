@@ -6,6 +6,7 @@ from typing import Any
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.estimates import judge_estimates
 from hf_shrink.measurement.label_sets import judge_label_sets
+from hf_shrink.measurement.masked_tokens import judge_masked_tokens
 from hf_shrink.measurement.next_tokens import judge_next_tokens
 from hf_shrink.measurement.predictions import judge_classes
 from hf_shrink.measurement.tags import judge_tags
@@ -20,6 +21,7 @@ JUDGES: Mapping[str, Judge] = {
     "text-regression": judge_estimates,
     "token-classification": judge_tags,
     "causal-lm": judge_next_tokens,
+    "masked-lm": judge_masked_tokens,
 }
 
 

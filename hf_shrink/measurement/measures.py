@@ -136,6 +136,12 @@ MEASURES: Mapping[str, Measure] = {
             "next_token_accuracy_difference": Row("next-token accuracy difference", "higher"),
             "next_token_accuracy_recovery": Row("next-token accuracy recovery", "higher"),
             "next_token_agreement": Row("same next token as the baseline", "higher"),
+            "masked_perplexity": Row("perplexity of hidden tokens", "lower", against="ratio", remark=True, hub="perplexity"),
+            "masked_perplexity_ratio": Row("perplexity of hidden tokens ratio", "lower"),
+            "masked_token_accuracy": Row("hidden-token accuracy", "higher", remark=True, hub="accuracy"),
+            "masked_token_accuracy_difference": Row("hidden-token accuracy difference", "higher"),
+            "masked_token_accuracy_recovery": Row("hidden-token accuracy recovery", "higher"),
+            "masked_token_agreement": Row("same hidden token as the baseline", "higher"),
         },
     ),
     "confidence": Measure(

@@ -1,62 +1,16 @@
 """What a causal language model says of texts: how likely each next token was, and which one it would have said."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
-from torch.nn import functional as F
 
-from hf_shrink.errors import MismatchError, NonFiniteError
-from hf_shrink.measurement.subjects import at_rest, device_of, explained
-
-IGNORED = -100
-_CELLS = 2**25
-"""Logits of one batch, about 128 MB in float32: with 50,000 words a batch of 32 long rows would take gigabytes."""
+from hf_shrink.measurement.subjects import device_of
+from hf_shrink.measurement.token_answers import TokenAnswers, Told, columns_of, told, told_of_rows
 
 
-@dataclass(frozen=True)
-class NextTokens:
-    """The predicted tokens of the same blocks in the same order.
-
-    Attributes:
-        nll: negative log-likelihood of each block's predicted tokens, summed, in nats; float64 ``[blocks]``.
-        tokens: how many tokens of the block were predicted: all that have a label but the first; int64 ``[blocks]``.
-        best: the most likely token at each predicted position, block after block; int64 ``[positions]``.
-        labels: the token that stands there, ``[positions]``.
-    """
-
-    nll: npt.NDArray[np.float64]
-    tokens: npt.NDArray[np.int64]
-    best: npt.NDArray[np.int64]
-    labels: npt.NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        if len(self.nll) != len(self.tokens) or len(self.best) != len(self.labels) or self.tokens.sum() != len(self.labels):
-            raise MismatchError(
-                f"answers: {len(self.nll)} blocks with {self.tokens.sum()} tokens do not fit {len(self.labels)} labels."
-            )
-        if len(self.labels) == 0:
-            raise MismatchError("answers: no token to predict; the evaluation data is empty.")
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @cached_property
-    def samples(self) -> str:
-        """Blocks, predicted tokens and a digest of them."""
-        digest = sha256(self.tokens.tobytes() + self.labels.tobytes()).hexdigest()[:8]
-        return f"{len(self.tokens)} blocks, {len(self.labels)} predicted tokens, labels {digest}"
-
-    def per_block(self, values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Sums over each block of one value a position."""
-        ends = np.concatenate([[0], np.cumsum(self.tokens)])
-        sums = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-        return np.asarray(sums[ends[1:]] - sums[ends[:-1]])
+class NextTokens(TokenAnswers):
+    """Each token of a block but the first, told from those before it."""
 
 
 def judge_next_tokens(
@@ -78,45 +32,23 @@ def judge_next_tokens(
         NonFiniteError: a logit that counts is NaN or infinite.
     """
     assert order is None, "tokens are known by their ids"
-    for column in ("input_ids", "labels"):
-        if column not in dataset.column_names:
-            raise MismatchError(f"evaluation data: no column {column!r} among {dataset.column_names}; tokenise it first.")
-    ids, labels = list(dataset["input_ids"]), list(dataset["labels"])
-    if not ids:
-        raise MismatchError("evaluation data: it holds no samples.")
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    found: dict[int, tuple[float, npt.NDArray[np.int64], npt.NDArray[np.int64]]] = {}
-    with explained("predicting"), at_rest(model):
-        start = 0
-        while start < len(order):
-            rows = order[start : start + batch_size]
-            rows = rows[: max(1, _CELLS // (len(ids[rows[-1]]) * model.config.vocab_size))]
-            found |= zip(rows, _batch(model, [ids[i] for i in rows], [labels[i] for i in rows]), strict=True)
-            start += len(rows)
-    parts = [found[i] for i in range(len(ids))]
-    return NextTokens(
-        nll=np.array([nll for nll, _, _ in parts]),
-        tokens=np.array([len(true) for _, _, true in parts]),
-        best=np.concatenate([best for _, best, _ in parts]),
-        labels=np.concatenate([true for _, _, true in parts]),
-    )
+    ids, labels = columns_of(dataset)
+
+    def run(rows: list[int]) -> list[Told]:
+        logits = model(**padded([ids[i] for i in rows], device_of(model)), use_cache=False).logits
+        return [told(row[: len(own) - 1], own[1:]) for row, own in beside(logits, [labels[i] for i in rows])]
+
+    return NextTokens.joined(told_of_rows(model, run, batch_size=batch_size, lengths=list(map(len, ids))))
 
 
-def _batch(
-    model: Any, ids: list[list[int]], labels: list[list[int]]
-) -> list[tuple[float, npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
-    """Of each row: summed nats, most likely tokens, true tokens, at the positions that count."""
-    length, device = max(map(len, ids)), device_of(model)
-    padded = torch.tensor([[*row, *[0] * (length - len(row))] for row in ids], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in ids], device=device)
-    logits = model(input_ids=padded, attention_mask=mask, use_cache=False).logits
-    found = []
-    for row, own in zip(logits, labels, strict=True):
-        wanted = torch.tensor(own[1:], dtype=torch.int64, device=device)
-        kept = wanted != IGNORED
-        said, true = row[: len(wanted)][kept].float(), wanted[kept]
-        if not bool(said.isfinite().all()):
-            raise NonFiniteError("predicting: a logit is NaN or infinite; check the model's weights.")
-        nll = F.cross_entropy(said, true, reduction="none").double().sum().item()
-        found.append((nll, said.argmax(dim=-1).cpu().numpy(), true.cpu().numpy()))
-    return found
+def padded(rows: list[list[int]], device: torch.device) -> dict[str, torch.Tensor]:
+    """``input_ids`` and ``attention_mask`` of rows filled up behind their ends; any id will do there."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (length - len(row))] for row in rows], device=device)
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows], device=device)
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def beside(logits: torch.Tensor, labels: list[list[int]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The logits of each row, padding included, and its labels."""
+    return [(row, torch.tensor(own, device=row.device)) for row, own in zip(logits, labels, strict=True)]

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.estimates import Estimates, correlation, midranks
 from hf_shrink.measurement.label_sets import LabelSets
+from hf_shrink.measurement.masked_tokens import MaskedTokens
 from hf_shrink.measurement.metrics import (
     Accuracy,
     EntityF1,
@@ -26,6 +27,7 @@ from hf_shrink.measurement.metrics import (
 from hf_shrink.measurement.next_tokens import NextTokens
 from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.measurement.tags import EntityTags, Tags
+from hf_shrink.measurement.token_answers import TokenAnswers
 
 Weights = npt.NDArray[Any]
 """How often each sample counts, ``[draws, samples]``."""
@@ -63,11 +65,11 @@ class Agreement:
     weighted: Callable[[Any, Any, Weights], npt.NDArray[np.float64]]
 
 
-def _perplexity(answers: NextTokens, weights: Weights) -> npt.NDArray[np.float64]:
+def _perplexity(answers: TokenAnswers, weights: Weights) -> npt.NDArray[np.float64]:
     return np.asarray(np.exp(weights @ answers.nll / (weights @ answers.tokens)))
 
 
-def _share(answers: NextTokens, hits: npt.NDArray[Any], weights: Weights) -> npt.NDArray[np.float64]:
+def _share(answers: TokenAnswers, hits: npt.NDArray[Any], weights: Weights) -> npt.NDArray[np.float64]:
     return np.asarray(weights @ answers.per_block(hits) / (weights @ answers.tokens))
 
 
@@ -118,6 +120,21 @@ SCORES: tuple[Score, ...] = (
         weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
     ),
     Score(
+        "masked_perplexity",
+        MaskedTokens,
+        whole=lambda a: score(Perplexity, a.nll, a.tokens),
+        weighted=_perplexity,
+        unit="ppl",
+        scale=1.0,
+        change="ratio",
+    ),
+    Score(
+        "masked_token_accuracy",
+        MaskedTokens,
+        whole=lambda a: score(Accuracy, a.best, a.labels),
+        weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
+    ),
+    Score(
         "entity_f1",
         EntityTags,
         whole=lambda a: score(EntityF1, a.sentences(a.predicted), a.sentences(a.labels)),
@@ -161,6 +178,7 @@ SCORES: tuple[Score, ...] = (
 
 AGREEMENTS: Mapping[str, Agreement] = {
     "next_token_agreement": Agreement(NextTokens, lambda own, base, weights: _share(own, own.best == base.best, weights)),
+    "masked_token_agreement": Agreement(MaskedTokens, lambda own, base, weights: _share(own, own.best == base.best, weights)),
 }
 
 

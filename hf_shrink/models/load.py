@@ -74,7 +74,7 @@ def config_of(
 
     Args:
         reference: a Hub id, a folder, or ``package:NAME/PATH``.
-        task: a name of ``TASKS``; one whose head is not new takes no classes.
+        task: a name of ``TASKS``; one whose head is not made for labels takes no classes.
         revision: commit, tag or branch on the Hub.
         label_names: classes for a new head; None leaves the config's own.
         download: whether a config that is not in the cache may be fetched.
@@ -85,7 +85,7 @@ def config_of(
     """
     config = _config(reference, revision, local_files_only=not download)
     kind = pick(TASKS, task, "task")
-    if label_names is not None and kind.new_head:
+    if label_names is not None and kind.labelled:
         _set_labels(config, label_names, kind)
     return config
 
@@ -110,7 +110,7 @@ def load_for(
         dtype: precision the weights are loaded in.
         new_head: whether weights outside the base model, and a pooler, may be missing or of another shape. They start random
             (seed before the call). Without it nothing may be. A head that knows the same names in another order is turned.
-            A task whose head belongs to the pretrained model never takes a new one, nor classes.
+            A task whose head belongs to the pretrained model never takes a new one, and one without labels no classes.
 
     Raises:
         MismatchError: keys missing, unexpected or of another shape (up to ten are listed), or other label names.
@@ -120,9 +120,9 @@ def load_for(
     name = f"model {shown(reference)}"
     config, kind = _config(reference, revision), pick(TASKS, task, "task")
     known = [name for _, name in sorted(dict(config.id2label or {}).items())]
-    if not kind.new_head:
-        new_head, label_names = False, None
-    if new_head:
+    new_head = new_head and kind.new_head
+    label_names = label_names if kind.labelled else None
+    if new_head and kind.labelled:
         _set_labels(config, label_names, kind)
     set_padding(config, kind)
     auto: Any = getattr(transformers, kind.auto_class)
@@ -138,7 +138,7 @@ def load_for(
             output_loading_info=True,
         )
     assert isinstance(model, PreTrainedModel)
-    _check_keys(name, model, info, new_head)
+    _check_keys(name, model, info, new_head, drops=kind.drops)
     check_finite(model, name)
     if new_head and label_names is not None and set(known) == set(label_names):
         _turn_head(model, [known.index(label) for label in label_names])
@@ -190,9 +190,9 @@ def set_padding(config: PreTrainedConfig, task: Task) -> None:
     A classifier finds the last real token by it. To a language model the end of a text is a token like others: as the
     padding token its embedding would get no gradient, and batches say by their mask what is padding."""
     ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-    if not task.new_head and config.pad_token_id in ends:
+    if not task.labelled and config.pad_token_id in ends:
         config.pad_token_id = None
-    if task.new_head and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
+    if task.labelled and config.pad_token_id is None and isinstance(config.eos_token_id, int):  # of several, none is sure
         config.pad_token_id = config.eos_token_id
 
 
@@ -223,14 +223,18 @@ def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]
         )
 
 
-def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_head: bool) -> None:
+def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_head: bool, *, drops: bool = False) -> None:
     inside = f"{model.base_model_prefix}."
+    children = {name for name, _ in model.base_model.named_children()} - {"pooler"}
+
+    def is_head(key: str) -> bool:
+        return not key.startswith(inside) or "pooler" in key.split(".")
 
     def may_be_new(key: str) -> bool:
-        return new_head and (not key.startswith(inside) or "pooler" in key.split("."))
+        return new_head and is_head(key)
 
     def may_be_left_over(key: str) -> bool:  # the head of another task; never a layer, which a headless file names bare
-        return may_be_new(key) and key.split(".")[0] not in {name for name, _ in model.base_model.named_children()} - {"pooler"}
+        return (new_head or drops) and is_head(key) and key.split(".")[0] not in children
 
     missing = sorted(key for key in info["missing_keys"] if not may_be_new(key))
     mismatched = sorted(key for key, *_ in info["mismatched_keys"] if not may_be_new(key))

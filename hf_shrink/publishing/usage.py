@@ -6,6 +6,7 @@ from hf_shrink.tasks import TASKS
 
 _CALLS = {
     "token-classification": 'print(model("Put a text here.", aggregation_strategy="simple"))',
+    "fill-mask": 'print(model(f"Put a text with {model.tokenizer.mask_token} here."))',
     "text-generation": 'print(model("Put the beginning of a text here.", max_new_tokens=40)[0]["generated_text"])',
 }
 
