@@ -20,6 +20,7 @@ from hf_shrink.workspace import Workspace
 
 FINAL = "final"
 QUANTIZED = "quantized"
+LABELS = ("labels", "start_positions", "end_positions")
 
 
 def make_artefact(job: Job, work: Workspace, small: Path) -> None:
@@ -101,4 +102,4 @@ def _some_inputs(job: Job, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tens
     texts = splits.test.select(range(min(8, len(splits.test))))
     rows = splits.format.tokens(texts, tokenizer, job.recipe.data.max_length, "test")
     batch = splits.format.collator(tokenizer)([rows[i] for i in range(min(8, len(rows)))])
-    return {name: tensor for name, tensor in batch.items() if name != "labels"}
+    return {name: tensor for name, tensor in batch.items() if name not in LABELS}

@@ -17,8 +17,10 @@ _PACKAGE = "package:"
 _WHOLE = ("layers", "hidden", "vocabulary")
 UNCACHED: Mapping[str, str] = {
     "masked-lm": "masked-lm hides other tokens at each reading of a row, so no answer can be kept",
+    "question-answering": "question-answering has two answers a token, and a cache holds one",
 }
 """Why the answers of a task's teacher cannot be kept."""
+_UNSMOOTHED = ("multi-label-classification", "text-regression", "question-answering")
 _ENTRIES = ("unstructured", "n_of_m", "block")
 
 
@@ -201,9 +203,8 @@ def _named_losses(data: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapping[s
 
 
 def _smoothing(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Label smoothing is for classes: transformers leaves it out for sets of labels, and fails on numbers."""
-    task = TASKS.get(str(data.get("task")))
-    if task is not None and task.problem_type in ("multi_label_classification", "regression"):
+    """Label smoothing is for classes: transformers leaves it out for sets of labels and places, and fails on numbers."""
+    if data.get("task") in _UNSMOOTHED:
         for path in (("training",), ("teacher", "training")):
             if _at(data, *path).get("label_smoothing_factor"):
                 yield (*path, "label_smoothing_factor"), f"there is none for {data['task']}; remove it."
@@ -218,7 +219,7 @@ def _losses(data: Mapping[str, Any]) -> Iterator[Problem]:
     for i, loss, _ in _named_losses(data):
         from hf_shrink.distillation.outputs import OUTPUTS, problem_with
 
-        problem = problem_with(loss, OUTPUTS.get(task.problem_type, "classes"), f"{name} gives")
+        problem = problem_with(loss, OUTPUTS.get(task.problem_type or name, "classes"), f"{name} gives")
         if problem is not None:
             yield ("distillation", "losses", i, "loss"), problem.replace("\n", " ")
 

@@ -12,8 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hf_shrink.errors import MismatchError
 from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.predict import predict, predict_words
+from hf_shrink.measurement.spans import span_likelihood
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.pruning.sensitivity import Score
+from hf_shrink.tasks import task_of
 
 LIKELIHOOD = "log-likelihood"
 _BATCH = 32
@@ -22,14 +24,16 @@ _BATCH = 32
 def score_on(data: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: Sequence[str]) -> Score:
     """Mean log-likelihood in nats, and accuracy in percent where there are classes.
 
-    Of the right class of a text or word, of the next or the hidden token, or of each label being there or not. A number
-    is taken to be spread around its estimate as the labels are around their mean, a constant left out.
+    Of the right class of a text or word, of the next or the hidden token, of an answer's two ends, or of each label being
+    there or not. A number is taken to be spread around its estimate as the labels are around their mean, a constant left out.
 
     Args:
         data: tokenised, with ``labels``.
         tokenizer: pads it.
         label_names: classes in the order of the labels, matched with the model's by name; empty for language models.
     """
+    if "start_positions" in data.column_names:
+        return _spans(data, tokenizer)
     if "labels" not in data.column_names:
         raise MismatchError(
             "sensitivity: rows of the training split have no hidden tokens of their own to be scored on.\n"
@@ -51,6 +55,8 @@ def chance(model: PreTrainedModel, label_names: Sequence[str]) -> float:
         return -0.5
     if model.config.problem_type == "multi_label_classification":
         return -float(np.log(2))
+    if task_of(type(model).__name__) == "question-answering":
+        return -float(np.log(model.config.max_position_embeddings))  # no window is longer
     return -float(np.log(len(label_names) or model.config.vocab_size))
 
 
@@ -100,6 +106,14 @@ def _numbers(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> Score:
     def score(model: PreTrainedModel) -> dict[str, float]:
         off = predict(model, data, tokenizer, batch_size=_BATCH)[:, 0].astype(np.float64) - labels
         return {LIKELIHOOD: -float((off**2).mean()) / (2 * spread)}
+
+    return score
+
+
+def _spans(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> Score:
+    def score(model: PreTrainedModel) -> dict[str, float]:
+        likelihood, right = span_likelihood(model, data, tokenizer, batch_size=_BATCH)
+        return {LIKELIHOOD: likelihood, "accuracy_percent": 100 * right}
 
     return score
 

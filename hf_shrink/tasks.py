@@ -20,6 +20,7 @@ class Task:
         new_head: True where the head may start random; False where it belongs to the pretrained model and must be in the
             checkpoint.
         drops: True where pretrained checkpoints hold heads of other tasks beside this one's, which are left behind.
+        outputs: how many outputs the head has, where they are neither labels nor words.
         problem_type: what a config calls it, where one class serves several tasks.
         data_keys: keys of the ``data`` section that not every task reads.
         floor: whether ``measurement.floor`` can be set against it.
@@ -31,6 +32,7 @@ class Task:
     labelled: bool = True
     new_head: bool = True
     drops: bool = False
+    outputs: int | None = None
     problem_type: ProblemType | None = None
     data_keys: frozenset[str] = frozenset()
     floor: bool = False
@@ -80,6 +82,14 @@ TASKS: Mapping[str, Task] = {
         labelled=False,
         drops=True,
         data_keys=frozenset({"text_column", "packing", "mask_probability"}),
+    ),
+    "question-answering": Task(
+        "AutoModelForQuestionAnswering",
+        "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+        "question-answering",
+        labelled=False,
+        outputs=2,
+        data_keys=frozenset({"question_column", "context_column", "answers_column", "doc_stride"}),
     ),
 }
 

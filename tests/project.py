@@ -58,6 +58,23 @@ def make_masked_project(folder: Path, *, layers: int = 3) -> Path:
     return folder
 
 
+def make_answers_project(folder: Path, *, layers: int = 3) -> Path:
+    """``folder`` with ``base/``, headless, and ``data/{split}.jsonl``: the question is for the colour in the context."""
+    tiny_classifier(layers=layers, hidden=64, ffn=128).base_model.save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+
+    def ask(words: list[str]) -> dict:
+        context, colour = " ".join(words), next(word for word in words if word in COLOURS)
+        return {
+            "question": "the song",
+            "context": context,
+            "answers": {"text": [colour], "answer_start": [context.index(colour)]},
+        }
+
+    write_rows(folder / "data", ask)
+    return folder
+
+
 def write_rows(folder: Path, make: Callable[[list[str]], dict], *, train: int = 128) -> None:
     """``{train,validation,test}.jsonl``: what ``make`` makes of the words of each of ``colour_texts``."""
     folder.mkdir(parents=True)
@@ -72,6 +89,8 @@ def project_for(recipe: Recipe, folder: Path) -> Path:
         return make_lm_project(folder, layers=16)
     if recipe.task == "masked-lm":
         return make_masked_project(folder, layers=6)
+    if recipe.task == "question-answering":
+        return make_answers_project(folder, layers=6)
     return make_project(folder)
 
 
@@ -79,6 +98,7 @@ def overrides_for(recipe: Recipe, project: Path) -> list[str]:
     """``tiny_overrides`` for a shipped recipe: what it does not have stays away."""
     words = tiny_overrides(project, gradual=bool(recipe.pruning) and recipe.pruning[0].when == "during")
     trained = recipe.teacher is not None and recipe.teacher.training is not None
+    words += ["data.doc_stride=4"] if recipe.task == "question-answering" else []
     return [word for word in words if trained or not word.startswith("teacher.training=")]
 
 

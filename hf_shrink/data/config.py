@@ -38,6 +38,14 @@ class DataConfig(Config):
     mask_probability: float = Field(
         0.15, gt=0.0, lt=1.0, description="masked-lm: share of the tokens that are to be told, drawn anew for each batch."
     )
+    question_column: str = Field("question", description="question-answering: column with the question.")
+    context_column: str = Field("context", description="question-answering: column with the text that holds the answer.")
+    answers_column: str = Field(
+        "answers", description="question-answering: column with {text: [...], answer_start: [...]}, in characters, as SQuAD."
+    )
+    doc_stride: int = Field(
+        32, ge=0, description="question-answering: tokens that two windows of a long context share, when it is cut."
+    )
     train_split: str = Field("train", description="Split to train on.")
     validation_split: str | None = Field(
         "validation", description="Split for evaluation during training; null cuts a tenth off the training split."

@@ -6,6 +6,7 @@ from hf_shrink.data.causal_lm import NextTokenFormat
 from hf_shrink.data.format import Format
 from hf_shrink.data.masked_lm import MaskedTokenFormat
 from hf_shrink.data.multi_label import LabelSetFormat
+from hf_shrink.data.question_answering import SpanFormat
 from hf_shrink.data.text_classification import ClassFormat
 from hf_shrink.data.text_regression import NumberFormat
 from hf_shrink.data.token_classification import TagFormat
@@ -17,4 +18,5 @@ FORMATS: Mapping[str, type[Format]] = {
     "token-classification": TagFormat,
     "causal-lm": NextTokenFormat,
     "masked-lm": MaskedTokenFormat,
+    "question-answering": SpanFormat,
 }

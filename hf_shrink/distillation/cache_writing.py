@@ -215,7 +215,10 @@ def _numbers(values: Tensor, layout: Layout, row: int) -> np.ndarray:
 
 
 def _say(teacher: Teacher | Ensemble, batch: Mapping[str, Any], words: int | None) -> Tensor:
-    logits = teacher.ordered(teacher.outputs(batch)["logits"])
+    outputs = teacher.outputs(batch)
+    if "logits" not in outputs:
+        raise MismatchError(f"cache: the teacher gives {few(outputs)}; only logits can be kept.")
+    logits = teacher.ordered(outputs["logits"])
     if logits.ndim not in (2, 3):
         raise MismatchError(f"teacher logits {list(logits.shape)}: a cache holds one answer a row or a token.")
     return logits[..., :words]

@@ -13,8 +13,8 @@ from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.layers import LayerTerms
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.merged import Kept, merge
-from hf_shrink.distillation.outputs import check_outputs
-from hf_shrink.distillation.positions import SAMPLED, kept_positions, targets
+from hf_shrink.distillation.outputs import check_outputs, logits_of
+from hf_shrink.distillation.positions import SAMPLED, is_about_spans, kept_positions, labels_in, targets
 from hf_shrink.distillation.ramps import along
 from hf_shrink.distillation.stages import Stage, named, stage_at, stages_of
 from hf_shrink.distillation.streaming import Heads, streamed
@@ -143,7 +143,8 @@ class Distiller:
         if isinstance(likeliest := teacher_outputs.get("kept"), Kept):
             sums = self._merged_sums(student_outputs["logits"], likeliest, inputs, kept)
         else:
-            sums = self._logit_sums(student_outputs["logits"], self.teacher.ordered(teacher_outputs["logits"]), inputs, kept)
+            taught_logits = self.teacher.ordered(logits_of(teacher_outputs, inputs))
+            sums = self._logit_sums(logits_of(student_outputs, inputs), taught_logits, inputs, kept)
         if self.layers is not None:
             student = Seen(tuple(student_outputs.get("hidden_states") or ()), attended or {})
             sums |= self._layer_sums(student, Seen(tuple(teacher_outputs.get("hidden_states") or ()), taught), inputs, kept)
@@ -235,13 +236,15 @@ class Distiller:
         teacher = teacher.to(student.device)
         if self.words is not None and student.shape[:-1] == teacher.shape[:-1]:
             student, teacher = student[..., : self.words], teacher[..., : self.words]
-        labels = targets(inputs) if self.shifts_labels else inputs["labels"]
-        check_outputs(student, teacher, labels, kept, self._on_logits, self._kind)
+        labels, kind, parts = targets(inputs) if self.shifts_labels else labels_in(inputs), self._kind, 1
+        if is_about_spans(inputs):  # one position a row, at which both ends count half
+            kept, kind, parts = kept[:, None].expand_as(labels), "question-answering", 2
+        check_outputs(student, teacher, labels, kept, self._on_logits, kind)
         kept = kept.reshape(student.shape[:-1])
         bad = kept & ~teacher.isfinite().all(dim=-1)
         _refuse_not_finite(bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist())
         ours, theirs, right = student[kept], teacher[kept], labels.reshape(*kept.shape, *labels.shape[kept.ndim :])[kept]
-        return {name: self._value(term, ours, theirs, right).sum() for name, term in self._on_logits.items()}
+        return {name: self._value(term, ours, theirs, right).sum() / parts for name, term in self._on_logits.items()}
 
     def _merged_sums(self, student: Tensor, teacher: Kept, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
         """As ``_logit_sums``, where of the teacher's words only the likeliest are known one by one."""

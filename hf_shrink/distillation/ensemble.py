@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_shrink.distillation.outputs import Kind, check_shapes, kind_of
+from hf_shrink.distillation.positions import is_about_spans
 from hf_shrink.distillation.teacher import Teacher
 
 Combine = Literal["mean", "confidence"]
@@ -55,7 +56,7 @@ class Ensemble:
         for other in logits[1:]:
             check_shapes(logits[0], other, "two teachers' logits")
         stacked = torch.stack([each.to(logits[0].device).float() for each in logits])
-        kind = kind_of(stacked, inputs["labels"], self.problem_type)
+        kind: Kind = "classes" if is_about_spans(inputs) else kind_of(stacked, inputs["labels"], self.problem_type)
         return {"logits": combined(stacked, kind, self.combine)}
 
 

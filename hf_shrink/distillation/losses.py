@@ -34,8 +34,8 @@ class Loss:
         function: ``(student, teacher, **takes) -> [...]``, float32, one number a position.
         reads: what of the two models it compares; only what some loss reads is asked for.
         takes: the options it has beside: ``temperature``, ``beta``, ``labels``.
-        outputs: for losses on logits, what they may be: ``classes`` of which one is right, ``labels`` of which several may
-            be, or ``values``.
+        outputs: for losses on logits, what they may be: ``classes`` of which one is right, ``places`` in a text, of which
+            one is and padding is none, ``labels`` of which several may be, or ``values``.
         layers: for losses on layers, which pairs are compared where a term does not say.
         merges: whether it is still a loss between two distributions where some of the classes are counted as one.
     """
@@ -43,7 +43,7 @@ class Loss:
     function: Callable[..., Tensor]
     reads: Reads = "logits"
     takes: frozenset[str] = frozenset()
-    outputs: frozenset[str] = field(default=frozenset({"classes"}))
+    outputs: frozenset[str] = field(default=frozenset({"classes", "places"}))
     layers: Literal["uniform", "last"] | None = None
     merges: bool = False
 

@@ -1,23 +1,32 @@
 """What the logits of two models are, and whether a loss can compare them."""
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from hf_shrink.distillation.config import LossTerm
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.errors import MismatchError
+from hf_shrink.lines import few
 
-Kind = Literal["classes", "labels", "values"]
-OUTPUTS: Mapping[str | None, Kind] = {"multi_label_classification": "labels", "regression": "values"}
-"""What the problem type of a config says of its outputs; all others are classes."""
+Kind = Literal["classes", "labels", "places", "values"]
+OUTPUTS: Mapping[str | None, Kind] = {
+    "multi_label_classification": "labels",
+    "regression": "values",
+    "question-answering": "places",
+}
+"""What the problem type of a config, or else the task, says of the outputs; all others are classes."""
+_NOWHERE = -1e4
+"""A logit whose probability is 0 in every precision, and that is a number: infinity times 0 would be none."""
 _MEANS = {
     "classes": "classes of which one is right",
     "labels": "labels of which several may be right",
+    "places": "places in a text, padding aside",
     "values": "values",
 }
-_FITS = {"classes": "forward_kl", "labels": "binary_kl", "values": "logit_mse"}
+_FITS = {"classes": "forward_kl", "places": "forward_kl", "labels": "binary_kl", "values": "logit_mse"}
 
 
 def check_outputs(
@@ -46,6 +55,25 @@ def check_outputs(
         )
 
 
+def logits_of(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Tensor:
+    """What a model's losses on logits compare, ``[..., classes]``.
+
+    Of a model for spans ``[batch, 2, length]``: where the piece begins and where it ends. The classes are the tokens, and
+    padding is none of them.
+
+    Raises:
+        MismatchError: the outputs hold neither.
+    """
+    if "logits" in outputs:
+        logits: Tensor = outputs["logits"]
+        return logits
+    if "start_logits" not in outputs or "end_logits" not in outputs:
+        raise MismatchError(f"distillation: no logits among the outputs {few(outputs)}. Use a model with the head of a task.")
+    both = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=1)
+    mask = inputs.get("attention_mask")
+    return both if mask is None else both.masked_fill(~mask.bool()[:, None, :].to(both.device), _NOWHERE)
+
+
 def problem_with(loss: str, kind: Kind, outputs: str) -> str | None:
     """Why a loss cannot compare outputs of a kind, and which one can; None where it can, as losses on layers always.
 
@@ -70,6 +98,8 @@ def check_shapes(one: Tensor, other: Tensor, what: str) -> None:
 
 def kind_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Kind:
     """As transformers tells them apart: one output is a value, several with fractional labels are labels."""
+    if problem_type == "question-answering":
+        return "places"
     if logits.shape[-1] == 1 or problem_type == "regression":
         return "values"
     return "labels" if labels.is_floating_point() else "classes"

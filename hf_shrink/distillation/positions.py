@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hf_shrink.errors import MismatchError
@@ -22,8 +23,8 @@ def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
 
     Args:
         inputs: a batch with ``labels`` ``[batch]`` or ``[batch, length]``, or floats ``[batch, outputs]``, and, maybe,
-            ``attention_mask`` ``[batch, length]``; ``shift_labels`` of the same shape, already aligned with the logits, win
-            over ``labels``.
+            ``attention_mask`` ``[batch, length]``; with ``start_positions`` and ``end_positions`` instead each row is one
+            position; ``shift_labels`` of the same shape, already aligned with the logits, win over ``labels``.
         shifts_labels: whether the model's loss moves the labels by one.
 
     Returns:
@@ -32,6 +33,8 @@ def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     Raises:
         MismatchError: the batch has no labels.
     """
+    if is_about_spans(inputs):
+        return torch.ones_like(inputs["start_positions"], dtype=torch.bool)
     labels = inputs.get("shift_labels", inputs.get("labels"))
     if not isinstance(labels, Tensor):
         raise MismatchError("distillation: a batch without 'labels'; a label of -100 leaves a position out.")
@@ -43,6 +46,19 @@ def kept_positions(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     if shifts_labels and "shift_labels" not in inputs:
         kept = _next(kept) if real is None else _next(kept & real)
     return kept if real is None else kept & real
+
+
+def is_about_spans(inputs: Mapping[str, Any]) -> bool:
+    """Whether a batch asks for the first and the last token of a piece of the text."""
+    return "labels" not in inputs and "start_positions" in inputs and "end_positions" in inputs
+
+
+def labels_in(inputs: Mapping[str, Any]) -> Tensor:
+    """The labels of a batch, beside its logits: of spans both places, ``[batch, 2]``."""
+    if is_about_spans(inputs):
+        return torch.stack([inputs["start_positions"], inputs["end_positions"]], dim=1)
+    labels: Tensor = inputs["labels"]
+    return labels
 
 
 def targets(inputs: Mapping[str, Any]) -> Tensor:

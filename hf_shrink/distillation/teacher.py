@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_shrink.distillation.heads import forward_as
+from hf_shrink.distillation.outputs import logits_of
 from hf_shrink.errors import MismatchError
 
-_NOT_FOR_THE_TEACHER = {"labels", "return_dict", "kwargs", "args"}
+_NOT_FOR_THE_TEACHER = {"labels", "start_positions", "end_positions", "return_dict", "kwargs", "args"}
 
 
 class Teacher:
@@ -45,7 +46,7 @@ class Teacher:
 
     def __call__(self, inputs: Mapping[str, Any]) -> Tensor:
         """Logits ``[..., classes]`` of a batch, without gradient, classes in the student's order."""
-        return self.ordered(self.outputs(inputs)["logits"])
+        return self.ordered(logits_of(self.outputs(inputs), inputs))
 
     def ordered(self, logits: Tensor) -> Tensor:
         """The model's logits with the classes in the student's order.

@@ -15,7 +15,7 @@ from hf_shrink.measurement.estimates import correlation, midranks
 _WHOLE, _FLOAT = datasets.Value("int64"), datasets.Value("float64")
 
 
-class _Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
+class PairMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """A metric over pairs of what was said and what is true."""
 
     said: ClassVar[Any] = _WHOLE
@@ -30,14 +30,14 @@ class _Metric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
         )
 
 
-class Accuracy(_Metric):
+class Accuracy(PairMetric):
     """Fraction of samples whose predicted class is the true one."""
 
     def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
         return {"accuracy": float(np.mean(np.asarray(predictions) == np.asarray(references)))}
 
 
-class MacroF1(_Metric):
+class MacroF1(PairMetric):
     """F1 of each class that occurs in predictions or references, averaged without weights."""
 
     def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
@@ -45,7 +45,7 @@ class MacroF1(_Metric):
         return {"macro_f1": float(macro_f1(predicted, labels, np.ones((1, len(labels))))[0])}
 
 
-class LabelF1(_Metric):
+class LabelF1(PairMetric):
     """F1 where a sample has any number of labels, given as rows of zeros and ones.
 
     ``average="micro"`` counts all labels together; ``"macro"`` takes the mean over the labels that occur at all.
@@ -64,7 +64,7 @@ class LabelF1(_Metric):
         return {"f1": float(f1(hits, *sizes)[there].mean()) if there.any() else 0.0}
 
 
-class EntityF1(_Metric):
+class EntityF1(PairMetric):
     """F1 of whole entities in tagged sentences: the right words and the right kind, by the rules of ``entities``."""
 
     said = true = datasets.Sequence(datasets.Value("string"))
@@ -75,7 +75,7 @@ class EntityF1(_Metric):
         return {"entity_f1": float(f1(hits, said, true))}
 
 
-class Perplexity(_Metric):
+class Perplexity(PairMetric):
     """``exp`` of the mean negative log-likelihood of a token: predictions are sums over blocks in nats, references their
     numbers of tokens. At least 1, and lower is better."""
 
@@ -85,7 +85,7 @@ class Perplexity(_Metric):
         return {"perplexity": float(np.exp(np.sum(predictions) / np.sum(references)))}
 
 
-class Pearson(_Metric):
+class Pearson(PairMetric):
     """Pearson's correlation, from -1 to 1; 0 where one side does not vary."""
 
     said = true = _FLOAT
@@ -95,7 +95,7 @@ class Pearson(_Metric):
         return {"pearson": float(correlation(said, true, np.ones((1, len(said))))[0])}
 
 
-class Spearman(_Metric):
+class Spearman(PairMetric):
     """Pearson's correlation of ranks, equal values at their mean rank."""
 
     said = true = _FLOAT
@@ -106,7 +106,7 @@ class Spearman(_Metric):
         return {"spearman": float(correlation(said, true, ones)[0])}
 
 
-class MeanSquaredError(_Metric):
+class MeanSquaredError(PairMetric):
     """Mean of the squared differences; lower is better."""
 
     said = true = _FLOAT

@@ -45,8 +45,8 @@ def predict(model: Any, dataset: Any, tokenizer: Any, *, batch_size: int = 32) -
     """
     found: dict[int, Tensor] = {}
     with explained("predicting"), at_rest(model):
-        for rows, _, logits in _batches(model, dataset, tokenizer, batch_size):
-            found |= zip(rows, logits, strict=True)
+        for rows, _, outputs in batches(model, dataset, tokenizer, batch_size):
+            found |= zip(rows, outputs.logits.float().cpu(), strict=True)
     joined = torch.stack([found[i] for i in range(len(found))])
     _check_finite(joined, "samples")
     return np.asarray(joined.numpy(), dtype=np.float32)
@@ -62,8 +62,8 @@ def predict_words(model: Any, dataset: Any, tokenizer: Any, *, batch_size: int =
     labels = [np.asarray(row, dtype=np.int64) for row in dataset["labels"]]
     found: dict[int, Tensor] = {}
     with explained("predicting"), at_rest(model):
-        for rows, masks, logits in _batches(model, dataset, tokenizer, batch_size):
-            for i, mask, own in zip(rows, masks, logits, strict=True):
+        for rows, masks, outputs in batches(model, dataset, tokenizer, batch_size):
+            for i, mask, own in zip(rows, masks, outputs.logits.float().cpu(), strict=True):
                 found[i] = own[mask.bool()][torch.from_numpy(labels[i] != IGNORED)]
     kept = [row[row != IGNORED] for row in labels]
     joined, true = torch.cat([found[i] for i in range(len(found))]), np.concatenate(kept)
@@ -88,8 +88,8 @@ def check_classes(labels: npt.NDArray[np.int64], classes: int) -> None:
         )
 
 
-def _batches(model: Any, dataset: Any, tokenizer: Any, batch_size: int) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Row numbers, their attention mask and their logits, a batch at a time, rows of like length together."""
+def batches(model: Any, dataset: Any, tokenizer: Any, batch_size: int) -> Iterator[tuple[list[int], Tensor, Any]]:
+    """Row numbers, their attention mask and the model's outputs, a batch at a time, rows of like length together."""
     columns = [name for name in dataset.column_names if name in tokenizer.model_input_names]
     if "input_ids" not in columns:
         raise MismatchError(f"evaluation data: no column 'input_ids' among {dataset.column_names}; tokenise it first.")
@@ -101,7 +101,7 @@ def _batches(model: Any, dataset: Any, tokenizer: Any, batch_size: int) -> Itera
     for start in range(0, len(order), batch_size):
         some = order[start : start + batch_size]
         batch = tokenizer.pad(rows[some], return_tensors="pt").to(device_of(model))
-        yield some, batch["attention_mask"].cpu(), model(**batch).logits.float().cpu()
+        yield some, batch["attention_mask"].cpu(), model(**batch)
 
 
 def _check_finite(logits: Tensor, what: str) -> None:

@@ -26,7 +26,9 @@ from hf_shrink.measurement.metrics import (
 )
 from hf_shrink.measurement.next_tokens import NextTokens
 from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.measurement.spans import Spans
 from hf_shrink.measurement.tags import EntityTags, Tags
+from hf_shrink.measurement.text_metrics import AnswerF1, ExactMatch
 from hf_shrink.measurement.token_answers import TokenAnswers
 
 Weights = npt.NDArray[Any]
@@ -71,6 +73,10 @@ def _perplexity(answers: TokenAnswers, weights: Weights) -> npt.NDArray[np.float
 
 def _share(answers: TokenAnswers, hits: npt.NDArray[Any], weights: Weights) -> npt.NDArray[np.float64]:
     return np.asarray(weights @ answers.per_block(hits) / (weights @ answers.tokens))
+
+
+def _mean(values: npt.NDArray[np.float64], weights: Weights) -> npt.NDArray[np.float64]:
+    return np.asarray(weights @ values / weights.sum(axis=1))
 
 
 def _entity_f1(answers: EntityTags, weights: Weights) -> npt.NDArray[np.float64]:
@@ -133,6 +139,18 @@ SCORES: tuple[Score, ...] = (
         MaskedTokens,
         whole=lambda a: score(Accuracy, a.best, a.labels),
         weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
+    ),
+    Score(
+        "answer_f1",
+        Spans,
+        whole=lambda a: score(AnswerF1, a.predicted, a.labels),
+        weighted=lambda a, weights: _mean(a.overlaps, weights),
+    ),
+    Score(
+        "exact_match",
+        Spans,
+        whole=lambda a: score(ExactMatch, a.predicted, a.labels),
+        weighted=lambda a, weights: _mean(a.matches, weights),
     ),
     Score(
         "entity_f1",

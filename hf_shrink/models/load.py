@@ -87,6 +87,8 @@ def config_of(
     kind = pick(TASKS, task, "task")
     if label_names is not None and kind.labelled:
         _set_labels(config, label_names, kind)
+    if label_names is not None and kind.outputs is not None:
+        config.num_labels = kind.outputs
     return config
 
 
@@ -124,6 +126,8 @@ def load_for(
     label_names = label_names if kind.labelled else None
     if new_head and kind.labelled:
         _set_labels(config, label_names, kind)
+    if new_head and kind.outputs is not None:
+        config.num_labels = kind.outputs
     set_padding(config, kind)
     auto: Any = getattr(transformers, kind.auto_class)
     with _explained(name, revision), quiet_loading():

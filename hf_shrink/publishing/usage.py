@@ -10,13 +10,33 @@ _CALLS = {
     "text-generation": 'print(model("Put the beginning of a text here.", max_new_tokens=40)[0]["generated_text"])',
 }
 
+_SCRIPTS = {
+    "question-answering": """\
+import torch
+from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModelForQuestionAnswering.from_pretrained("path/to/this/folder")
+question, text = "Put a question here.", "Put a text here that holds the answer."
+inputs = tokenizer(question, text, truncation="only_second", return_offsets_mapping=True, return_tensors="pt")
+places = inputs.pop("offset_mapping")[0]
+with torch.no_grad():
+    outputs = model(**inputs)
+inside = torch.tensor([part == 1 for part in inputs.sequence_ids(0)])  # an answer is of the text, not of the question,
+fits = (inside[:, None] & inside[None, :]).triu()  # and does not end before it begins
+sums = outputs.start_logits[0][:, None] + outputs.end_logits[0][None, :]
+first, last = divmod(int(sums.masked_fill(~fits, float("-inf")).argmax()), len(inside))
+print(text[places[first, 0] : places[last, 1]])""",
+}
+"""For tasks that ``transformers.pipeline`` does not know, or answers otherwise."""
+
 
 FOLDER = "path/to/this/folder"
 """What stands for the model where nobody knows its name on the Hub."""
 
 
 def usage(task: str, tier: str | None, repo_id: str | None = None, revision: str | None = None) -> str:
-    """Python that loads the model with ``transformers.pipeline`` and calls it once.
+    """Python that loads the model, where it can with ``transformers.pipeline``, and calls it once.
 
     Args:
         task: a name of ``TASKS``; another one is taken for the Hub's own word.
@@ -25,6 +45,8 @@ def usage(task: str, tier: str | None, repo_id: str | None = None, revision: str
         revision: branch there; None is ``main``.
     """
     loader = "import hf_shrink  # tells transformers how to load this model\n" if tier == "plugin" else ""
+    if task in _SCRIPTS:
+        return loader + _SCRIPTS[task].replace(f'"{FOLDER}"', json.dumps(repo_id or FOLDER) + _branch(repo_id, revision))
     word = TASKS[task].pipeline if task in TASKS else task
     call = _CALLS.get(word, 'print(model("Put a text here."))')
     load = f"model = pipeline({json.dumps(word)}, model={json.dumps(repo_id or FOLDER)}{_branch(repo_id, revision)})"
