@@ -19,6 +19,7 @@ from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
 from hf_shrink.lines import without_home
 from hf_shrink.recipe import Recipe
+from hf_shrink.tasks import SENTENCES
 
 TOP_K = 64
 """Words kept at each position where a recipe does not say."""
@@ -96,7 +97,7 @@ def cache_outlook(
     if config.top_k is not None and words is not None and config.top_k > words:
         raise RecipeError(f"cache.top_k: {config.top_k}, but there are {words} words; lower it.")
     per_token = recipe.task in ("causal-lm", "token-classification")
-    outputs = words or int(teacher.config.num_labels)
+    outputs = words or int(teacher.config.hidden_size if recipe.task == SENTENCES else teacher.config.num_labels)
     times = temperatures(recipe) if config.top_k is not None and config.top_k < outputs else ()
     layout = Layout(outputs, per_token, config.top_k, times, config.dtype, (), (), len(rows), 1, 1)
     what = f"{outputs} outputs" if config.top_k is None else f"the likeliest {config.top_k} of {outputs:,} words and their rest"

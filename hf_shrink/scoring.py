@@ -32,6 +32,8 @@ def score_on(data: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: Seq
         tokenizer: pads it.
         label_names: classes in the order of the labels, matched with the model's by name; empty for language models.
     """
+    if "pair" in data.column_names:
+        raise MismatchError("sensitivity: texts without labels say nothing of what parts of a model are worth to it.")
     if "start_positions" in data.column_names:
         return _spans(data, tokenizer)
     if "labels" not in data.column_names:

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 ProblemType: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
 
+SENTENCES = "sentence-embedding"
+"""The task whose models have no head: their answer is one vector a text."""
+
 
 @dataclass(frozen=True)
 class Task:
@@ -90,6 +93,15 @@ TASKS: Mapping[str, Task] = {
         labelled=False,
         outputs=2,
         data_keys=frozenset({"question_column", "context_column", "answers_column", "doc_stride"}),
+    ),
+    SENTENCES: Task(
+        "AutoModel",
+        "MODEL_MAPPING_NAMES",
+        "feature-extraction",
+        labelled=False,
+        new_head=False,
+        drops=True,
+        data_keys=frozenset({"text_column", "text_pair_column", "similarity_column"}),
     ),
 }
 

@@ -15,6 +15,7 @@ from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.reference import resolve, shown
 from hf_shrink.recipe import Recipe
+from hf_shrink.tasks import SENTENCES
 
 
 @dataclass(frozen=True)
@@ -57,11 +58,13 @@ def check_teachers(
 
     Raises:
         MismatchError: as ``check_teaching``; several teachers whose vocabularies differ in size; a teacher that is the student
-            itself, or is smaller.
+            itself, or is smaller; vectors of another width.
     """
     assert recipe.distillation is not None
     for each in teachers:
         check_teaching(recipe.distillation, student, each.model, max(tokenizer.get_vocab().values()) + 1)
+    if recipe.task == SENTENCES:
+        _check_widths(student, teachers)
     models: list[Any] = [student, *(each.model for each in teachers)]
     heads = [model.get_output_embeddings() for model in models]
     sizes = [len(head.weight) for head in heads if head is not None]
@@ -71,6 +74,17 @@ def check_teachers(
             "need the student's.\nUse one teacher, or models of one vocabulary size."
         )
     _refuse_itself(recipe, student, teachers)
+
+
+def _check_widths(student: PreTrainedModel, teachers: Sequence[Taught]) -> None:
+    """Vectors of different widths have no cosine."""
+    for each in teachers:
+        ours, theirs = int(student.config.hidden_size), int(each.model.config.hidden_size)
+        if ours != theirs:
+            raise MismatchError(
+                f"teacher: its vectors have {theirs} numbers, the student's {ours}; their cosine needs the same.\n"
+                "Use a teacher of the student's hidden width, or drop layers instead of width."
+            )
 
 
 def refuse_smaller(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[Taught]) -> None:

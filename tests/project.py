@@ -75,6 +75,22 @@ def make_answers_project(folder: Path, *, layers: int = 3) -> Path:
     return folder
 
 
+def make_pairs_project(folder: Path, *, layers: int = 4) -> Path:
+    """``folder`` with ``base/``, headless, and ``data/{split}.jsonl``: two texts and the share of words they have in common.
+
+    Its layers have large weights, so that leaving some out changes a text's vector.
+    """
+    tiny_classifier(layers=layers, hidden=64, ffn=128, initializer_range=0.15).base_model.save_pretrained(folder / "base")
+    tiny_tokenizer().save_pretrained(folder / "base")
+
+    def pair(words: list[str]) -> dict:
+        other = [*words[::2], *words[:1]]
+        return {"text": " ".join(words), "other": " ".join(other), "alike": len({*other}) / len({*words})}
+
+    write_rows(folder / "data", pair)
+    return folder
+
+
 def write_rows(folder: Path, make: Callable[[list[str]], dict], *, train: int = 128) -> None:
     """``{train,validation,test}.jsonl``: what ``make`` makes of the words of each of ``colour_texts``."""
     folder.mkdir(parents=True)
@@ -91,6 +107,8 @@ def project_for(recipe: Recipe, folder: Path) -> Path:
         return make_masked_project(folder, layers=6)
     if recipe.task == "question-answering":
         return make_answers_project(folder, layers=6)
+    if recipe.task == "sentence-embedding":
+        return make_pairs_project(folder, layers=6)
     return make_project(folder)
 
 

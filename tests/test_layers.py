@@ -20,6 +20,7 @@ LAYERS = [
         "reference",
         "starter",
         "tasks",
+        "sentences",
         "onnx_model",
         "stored",
     },

@@ -23,6 +23,10 @@ class DataConfig(Config):
         description="Column with the label. text-classification: a class index or its name; multi-label-classification: a list "
         "of them; text-regression: a number.",
     )
+    similarity_column: str | None = Field(
+        None,
+        description="sentence-embedding with text_pair_column: column with a number, higher for pairs more alike.",
+    )
     tokens_column: str = Field("tokens", description="token-classification: column with lists of words.")
     tags_column: str = Field("tags", description="token-classification: column with a tag for each word, by name or number.")
     messages_column: str | None = Field(

@@ -95,7 +95,7 @@ def rows_of(raw: Raw, split: str, config: DataConfig, wanted: Columns) -> Rows:
         )
     data, where, columns = raw.splits[split], f"split {split!r} of {name}", wanted.all
     check_columns(data.column_names, columns.values(), where)
-    table = data.select_columns(list(columns.values())).with_format("arrow")[:]
+    table = data.select_columns(list(dict.fromkeys(columns.values()))).with_format("arrow")[:]
     arrays = {ours: table.column(theirs) for ours, theirs in columns.items()}
     for ours, theirs in columns.items():
         if ours in wanted.texts and len(data) and not _is_text(arrays[ours].type):

@@ -7,6 +7,7 @@ from hf_shrink.data.format import Format
 from hf_shrink.data.masked_lm import MaskedTokenFormat
 from hf_shrink.data.multi_label import LabelSetFormat
 from hf_shrink.data.question_answering import SpanFormat
+from hf_shrink.data.sentence_embedding import SentenceFormat
 from hf_shrink.data.text_classification import ClassFormat
 from hf_shrink.data.text_regression import NumberFormat
 from hf_shrink.data.token_classification import TagFormat
@@ -19,4 +20,5 @@ FORMATS: Mapping[str, type[Format]] = {
     "causal-lm": NextTokenFormat,
     "masked-lm": MaskedTokenFormat,
     "question-answering": SpanFormat,
+    "sentence-embedding": SentenceFormat,
 }

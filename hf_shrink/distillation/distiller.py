@@ -23,6 +23,8 @@ from hf_shrink.distillation.views import Seen, tokens_of
 from hf_shrink.distillation.watching import Attended
 from hf_shrink.errors import MismatchError, NonFiniteError
 from hf_shrink.lines import few
+from hf_shrink.sentences import gives_sentences
+from hf_shrink.tasks import SENTENCES
 
 
 class Distiller:
@@ -68,7 +70,8 @@ class Distiller:
         self.stages: tuple[Stage, ...] = ()
         if config.progressive is not None and self.layers is not None:
             self.stages = stages_of(config.progressive, on_layers, self.layers.pairs)
-        self._kind = getattr(getattr(student, "config", None), "problem_type", None)
+        told = getattr(getattr(student, "config", None), "problem_type", None)
+        self._kind = SENTENCES if gives_sentences(student) else told
         self._totals: dict[str, Tensor] = {}
         self._step, self._steps = 0, 1
 

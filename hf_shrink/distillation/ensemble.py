@@ -10,6 +10,8 @@ from torch import Tensor
 from hf_shrink.distillation.outputs import Kind, check_shapes, kind_of
 from hf_shrink.distillation.positions import is_about_spans
 from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.sentences import gives_sentences
+from hf_shrink.tasks import SENTENCES
 
 Combine = Literal["mean", "confidence"]
 
@@ -29,7 +31,7 @@ class Ensemble:
     def __init__(self, teachers: Sequence[Teacher], *, combine: Combine = "mean", problem_type: str | None = None) -> None:
         self.teachers = tuple(teachers)
         self.combine = combine
-        self.problem_type = problem_type
+        self.problem_type = SENTENCES if gives_sentences(teachers[0].model) else problem_type
         self.accepts = tuple(dict.fromkeys(name for teacher in teachers for name in teacher.accepts))
 
     @property
@@ -69,9 +71,9 @@ def combined(logits: Tensor, kind: Kind, combine: Combine) -> Tensor:
         combine: how the teachers are weighed.
 
     Returns:
-        ``[..., outputs]``: for classes the logarithm of the mean probability, for labels its log-odds, for values the mean.
+        ``[..., outputs]``: for classes the logarithm of the mean probability, for labels its log-odds, else the mean.
     """
-    if kind == "values":
+    if kind in ("values", "vectors"):
         return logits.mean(dim=0)
     yes, no = (F.log_softmax(logits, dim=-1), None) if kind == "classes" else (F.logsigmoid(logits), F.logsigmoid(-logits))
     entropy = -(yes.exp() * yes).sum(dim=-1) if no is None else -(yes.exp() * yes + no.exp() * no).sum(dim=-1)

@@ -35,7 +35,7 @@ class Loss:
         reads: what of the two models it compares; only what some loss reads is asked for.
         takes: the options it has beside: ``temperature``, ``beta``, ``labels``.
         outputs: for losses on logits, what they may be: ``classes`` of which one is right, ``places`` in a text, of which
-            one is and padding is none, ``labels`` of which several may be, or ``values``.
+            one is and padding is none, ``labels`` of which several may be, ``values``, or ``vectors`` of texts.
         layers: for losses on layers, which pairs are compared where a term does not say.
         merges: whether it is still a loss between two distributions where some of the classes are counted as one.
     """
@@ -58,7 +58,8 @@ LOSSES: Mapping[str, Loss] = {
     "total_variation": Loss(total_variation, takes=_SOFT, merges=True),
     "soft_cross_entropy": Loss(soft_cross_entropy, takes=_SOFT, merges=True),
     "decoupled_kd": Loss(decoupled_kd, takes=_SOFT | {"beta", "labels"}),
-    "logit_mse": Loss(logit_mse, outputs=frozenset({"classes", "labels", "values"})),
+    "logit_mse": Loss(logit_mse, outputs=frozenset({"classes", "labels", "values", "vectors"})),
+    "sentence_cosine": Loss(hidden_cosine, outputs=frozenset({"vectors"})),
     "binary_kl": Loss(binary_kl, takes=_SOFT, outputs=frozenset({"labels"})),
     "embedding_mse": Loss(hidden_mse, reads="embeddings"),
     "hidden_mse": Loss(hidden_mse, reads="hidden", layers="uniform"),

@@ -10,12 +10,14 @@ from hf_shrink.distillation.config import LossTerm
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
+from hf_shrink.tasks import SENTENCES
 
-Kind = Literal["classes", "labels", "places", "values"]
+Kind = Literal["classes", "labels", "places", "values", "vectors"]
 OUTPUTS: Mapping[str | None, Kind] = {
     "multi_label_classification": "labels",
     "regression": "values",
     "question-answering": "places",
+    SENTENCES: "vectors",
 }
 """What the problem type of a config, or else the task, says of the outputs; all others are classes."""
 _NOWHERE = -1e4
@@ -25,8 +27,15 @@ _MEANS = {
     "labels": "labels of which several may be right",
     "places": "places in a text, padding aside",
     "values": "values",
+    "vectors": "vectors of texts",
 }
-_FITS = {"classes": "forward_kl", "places": "forward_kl", "labels": "binary_kl", "values": "logit_mse"}
+_FITS = {
+    "classes": "forward_kl",
+    "places": "forward_kl",
+    "labels": "binary_kl",
+    "values": "logit_mse",
+    "vectors": "sentence_cosine",
+}
 
 
 def check_outputs(
@@ -100,6 +109,8 @@ def kind_of(logits: Tensor, labels: Tensor, problem_type: str | None) -> Kind:
     """As transformers tells them apart: one output is a value, several with fractional labels are labels."""
     if problem_type == "question-answering":
         return "places"
+    if problem_type == SENTENCES:
+        return "vectors"
     if logits.shape[-1] == 1 or problem_type == "regression":
         return "values"
     return "labels" if labels.is_floating_point() else "classes"

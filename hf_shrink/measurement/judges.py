@@ -9,6 +9,7 @@ from hf_shrink.measurement.label_sets import judge_label_sets
 from hf_shrink.measurement.masked_tokens import judge_masked_tokens
 from hf_shrink.measurement.next_tokens import judge_next_tokens
 from hf_shrink.measurement.predictions import judge_classes
+from hf_shrink.measurement.sentence_vectors import judge_sentences
 from hf_shrink.measurement.spans import judge_spans
 from hf_shrink.measurement.tags import judge_tags
 from hf_shrink.tasks import problem_type_of, task_of
@@ -24,6 +25,7 @@ JUDGES: Mapping[str, Judge] = {
     "causal-lm": judge_next_tokens,
     "masked-lm": judge_masked_tokens,
     "question-answering": judge_spans,
+    "sentence-embedding": judge_sentences,
 }
 
 

@@ -37,8 +37,8 @@ def _judged(own: Answers, base: Answers | None, draws: int) -> list[Measurement]
     if len(both) == 2:
         for name, pair in agreements_of(own).items():
             same = functools.partial(pair.weighted, both[0], both[1])
-            value = 100 * float(same(np.ones((1, len(own))))[0])
-            found.append(_measured(name, value, "%", setting, 100 * draw_scores([same], len(own), draws)[0]))
+            value = pair.scale * float(same(np.ones((1, len(own))))[0])
+            found.append(_measured(name, value, pair.unit, setting, pair.scale * draw_scores([same], len(own), draws)[0]))
     return found
 
 

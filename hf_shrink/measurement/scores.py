@@ -26,6 +26,7 @@ from hf_shrink.measurement.metrics import (
 )
 from hf_shrink.measurement.next_tokens import NextTokens
 from hf_shrink.measurement.predictions import Predictions
+from hf_shrink.measurement.sentence_vectors import ScoredPairs, SentenceVectors
 from hf_shrink.measurement.spans import Spans
 from hf_shrink.measurement.tags import EntityTags, Tags
 from hf_shrink.measurement.text_metrics import AnswerF1, ExactMatch
@@ -61,10 +62,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How often two models give the same answer, on each weighting; for answers that are one choice of many a position."""
+    """How far two models say the same, on each weighting: how often they choose the same of many, or how near they come.
+
+    Attributes:
+        of: the kind of answers that have it.
+        weighted: from both models' answers to one number for each weighting, ``[draws]``.
+        unit, scale: as in ``Score``.
+    """
 
     of: type
     weighted: Callable[[Any, Any, Weights], npt.NDArray[np.float64]]
+    unit: str = "%"
+    scale: float = 100.0
 
 
 def _perplexity(answers: TokenAnswers, weights: Weights) -> npt.NDArray[np.float64]:
@@ -153,6 +162,12 @@ SCORES: tuple[Score, ...] = (
         weighted=lambda a, weights: _mean(a.matches, weights),
     ),
     Score(
+        "similarity_spearman",
+        ScoredPairs,
+        whole=lambda a: score(Spearman, a.predicted, a.labels),
+        weighted=lambda a, weights: correlation(midranks(a.predicted, weights), midranks(a.labels, weights), weights),
+    ),
+    Score(
         "entity_f1",
         EntityTags,
         whole=lambda a: score(EntityF1, a.sentences(a.predicted), a.sentences(a.labels)),
@@ -196,6 +211,9 @@ SCORES: tuple[Score, ...] = (
 
 AGREEMENTS: Mapping[str, Agreement] = {
     "next_token_agreement": Agreement(NextTokens, lambda own, base, weights: _share(own, own.best == base.best, weights)),
+    "cosine_to_baseline": Agreement(
+        SentenceVectors, lambda own, base, weights: _mean(own.cosines(base), weights), unit="", scale=1.0
+    ),
     "masked_token_agreement": Agreement(MaskedTokens, lambda own, base, weights: _share(own, own.best == base.best, weights)),
 }
 

@@ -26,8 +26,9 @@ from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.models.reference import check_source, is_local, shown
 from hf_shrink.quiet import quiet_loading
+from hf_shrink.sentences import as_sentence_model
 from hf_shrink.tables import pick
-from hf_shrink.tasks import TASKS, Task
+from hf_shrink.tasks import SENTENCES, TASKS, Task
 
 _TOKENIZERS = (
     *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.txt", "vocab.json", "spiece.model"),
@@ -148,7 +149,7 @@ def load_for(
         _turn_head(model, [known.index(label) for label in label_names])
     if not new_head and label_names is not None:
         _check_labels(name, model, label_names)
-    return model
+    return as_sentence_model(model) if task == SENTENCES else model
 
 
 def load_model(reference: str, *, revision: str | None = None) -> PreTrainedModel:
@@ -228,11 +229,12 @@ def _check_labels(where: str, model: PreTrainedModel, label_names: Sequence[str]
 
 
 def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_head: bool, *, drops: bool = False) -> None:
-    inside = f"{model.base_model_prefix}."
-    children = {name for name, _ in model.base_model.named_children()} - {"pooler"}
+    inside = "" if model.base_model is model else f"{model.base_model_prefix}."  # without a head all of it is inside
+    names = {name for name, _ in model.base_model.named_children()}
+    children = names - {"pooler"}
 
     def is_head(key: str) -> bool:
-        return not key.startswith(inside) or "pooler" in key.split(".")
+        return not key.startswith(inside) or "pooler" in key.split(".") or not (inside or key.split(".")[0] in names)
 
     def may_be_new(key: str) -> bool:
         return new_head and is_head(key)

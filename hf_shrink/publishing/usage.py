@@ -27,6 +27,18 @@ fits = (inside[:, None] & inside[None, :]).triu()  # and does not end before it 
 sums = outputs.start_logits[0][:, None] + outputs.end_logits[0][None, :]
 first, last = divmod(int(sums.masked_fill(~fits, float("-inf")).argmax()), len(inside))
 print(text[places[first, 0] : places[last, 1]])""",
+    "sentence-embedding": """\
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModel.from_pretrained("path/to/this/folder")
+inputs = tokenizer(["Put a text here.", "Put another text here."], padding=True, return_tensors="pt")
+with torch.no_grad():
+    states = model(**inputs).last_hidden_state
+mask = inputs["attention_mask"][..., None]
+vectors = torch.nn.functional.normalize((states * mask).sum(dim=1) / mask.sum(dim=1))
+print(vectors @ vectors.T)  # how alike the texts are, from -1 to 1""",
 }
 """For tasks that ``transformers.pipeline`` does not know, or answers otherwise."""
 

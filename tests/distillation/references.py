@@ -82,6 +82,7 @@ REFERENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "embedding_mse": _mean_square,
     "hidden_mse": _mean_square,
     "hidden_cosine": lambda s, t, _: 1 - (_unit(s) * _unit(t)).sum(-1),
+    "sentence_cosine": lambda s, t, _: 1 - (_unit(s) * _unit(t)).sum(-1),
     "pkd": lambda s, t, _: ((_unit(s) - _unit(t)) ** 2).sum(-1),
     "attention_kl": _attention_kl,
     "attention_mse": lambda s, t, _: ((s.exp() - t.exp()) ** 2).sum(-1).mean(-1),
