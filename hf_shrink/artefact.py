@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hf_shrink.distillation.teacher import decoder_inputs
 from hf_shrink.gated import Kept, decide
 from hf_shrink.job import Job, calibration_batches, stored_student
 from hf_shrink.loading.onnx_export import write_graphs
@@ -75,7 +76,7 @@ def _write_model(job: Job, work: Workspace, small: Path, stage: str, reaches: tu
             model, decided = stored_student(job, model)
         tokenizer = load_tokenizer(str(source))  # its own: it may know fewer tokens
         tier = save(model, fresh, tokenizer=tokenizer)
-        reload = verify(fresh, model, _some_inputs(job, tokenizer))
+        reload = verify(fresh, model, _some_inputs(job, model, tokenizer))
         return {"of": stage, "tier": tier, "max_difference": reload.max_difference, **decided}
 
     say(f"{FINAL}: begins")
@@ -96,10 +97,12 @@ def _write_graph(job: Job, work: Workspace, small: Path, reaches: tuple[str, ...
     work.write_artefact(FOLDER, write, reaches=reaches)
 
 
-def _some_inputs(job: Job, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
+def _some_inputs(job: Job, model: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Tensor]:
     """A batch of the first test rows without labels, as ``tokenizer`` reads them."""
     splits = job.prepared.splits
     texts = splits.test.select(range(min(8, len(splits.test))))
     rows = splits.format.tokens(texts, tokenizer, job.recipe.data.max_length, "test")
-    batch = splits.format.collator(tokenizer)([rows[i] for i in range(min(8, len(rows)))])
+    batch = dict(splits.format.collator(tokenizer)([rows[i] for i in range(min(8, len(rows)))]))
+    if model.config.is_encoder_decoder:
+        batch |= decoder_inputs(model, batch)
     return {name: tensor for name, tensor in batch.items() if name not in LABELS}

@@ -18,9 +18,10 @@ _WHOLE = ("layers", "hidden", "vocabulary")
 UNCACHED: Mapping[str, str] = {
     "masked-lm": "masked-lm hides other tokens at each reading of a row, so no answer can be kept",
     "question-answering": "question-answering has two answers a token, and a cache holds one",
+    "seq2seq": "what a decoder says follows from its target, too, and a cache knows a row by its text alone",
 }
 """Why the answers of a task's teacher cannot be kept."""
-_UNSMOOTHED = ("multi-label-classification", "text-regression", "question-answering", SENTENCES)
+_UNSMOOTHED = ("multi-label-classification", "text-regression", "question-answering", SENTENCES, "seq2seq")
 _GRADIENTS = ("taylor", "snip", "fisher", "movement", "soft_movement")
 _ENTRIES = ("unstructured", "n_of_m", "block")
 

@@ -13,6 +13,7 @@ from hf_shrink.errors import MismatchError
 from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.predict import predict, predict_words
 from hf_shrink.measurement.spans import span_likelihood
+from hf_shrink.measurement.written import told_targets
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.pruning.sensitivity import Score
 from hf_shrink.tasks import task_of
@@ -36,6 +37,8 @@ def score_on(data: Dataset, tokenizer: PreTrainedTokenizerBase, label_names: Seq
         raise MismatchError("sensitivity: texts without labels say nothing of what parts of a model are worth to it.")
     if "start_positions" in data.column_names:
         return _spans(data, tokenizer)
+    if "target" in data.column_names:
+        return _targets(data)
     if "labels" not in data.column_names:
         raise MismatchError(
             "sensitivity: rows of the training split have no hidden tokens of their own to be scored on.\n"
@@ -116,6 +119,16 @@ def _spans(data: Dataset, tokenizer: PreTrainedTokenizerBase) -> Score:
     def score(model: PreTrainedModel) -> dict[str, float]:
         likelihood, right = span_likelihood(model, data, tokenizer, batch_size=_BATCH)
         return {LIKELIHOOD: likelihood, "accuracy_percent": 100 * right}
+
+    return score
+
+
+def _targets(data: Dataset) -> Score:
+    def score(model: PreTrainedModel) -> dict[str, float]:
+        parts = told_targets(model, data, batch_size=_BATCH)
+        total = sum(len(true) for _, _, true in parts)
+        right = sum(int((best == true).sum()) for _, best, true in parts)
+        return {LIKELIHOOD: -sum(nll for nll, _, _ in parts) / total, "accuracy_percent": 100 * right / total}
 
     return score
 

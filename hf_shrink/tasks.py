@@ -103,6 +103,14 @@ TASKS: Mapping[str, Task] = {
         drops=True,
         data_keys=frozenset({"text_column", "text_pair_column", "similarity_column"}),
     ),
+    "seq2seq": Task(
+        "AutoModelForSeq2SeqLM",
+        "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+        "text2text-generation",
+        labelled=False,
+        new_head=False,
+        data_keys=frozenset({"text_column", "target_column", "prefix", "max_target_length"}),
+    ),
 }
 
 if TYPE_CHECKING:

@@ -63,6 +63,8 @@ def check_teachers(
     assert recipe.distillation is not None
     for each in teachers:
         check_teaching(recipe.distillation, student, each.model, max(tokenizer.get_vocab().values()) + 1)
+    if recipe.task == "seq2seq":
+        _check_starts(student, teachers)
     if recipe.task == SENTENCES:
         _check_widths(student, teachers)
     models: list[Any] = [student, *(each.model for each in teachers)]
@@ -74,6 +76,17 @@ def check_teachers(
             "need the student's.\nUse one teacher, or models of one vocabulary size."
         )
     _refuse_itself(recipe, student, teachers)
+
+
+def _check_starts(student: PreTrainedModel, teachers: Sequence[Taught]) -> None:
+    """Both decoders read the same: the target behind one start token."""
+    for each in teachers:
+        ours, theirs = (getattr(model.config, "decoder_start_token_id", None) for model in (student, each.model))
+        if ours != theirs:
+            raise MismatchError(
+                f"teacher: its decoder starts with token {theirs}, the student's with {ours}; both must read the same.\n"
+                "Set decoder_start_token_id in the config of one of them."
+            )
 
 
 def _check_widths(student: PreTrainedModel, teachers: Sequence[Taught]) -> None:

@@ -23,7 +23,10 @@ def tokens_to_keep(recipe: Recipe, splits: Splits, tokenizer: Any, model: Any) -
     entry = next((entry for entry in recipe.effective_pruning() if entry.structure == "vocabulary"), None)
     if entry is None:
         return None
-    rows = splits.format.tokens(splits.train, tokenizer, recipe.data.max_length, "train")["input_ids"]
+    tokens = splits.format.tokens(splits.train, tokenizer, recipe.data.max_length, "train")
+    rows = list(tokens["input_ids"])
+    if recipe.task == "seq2seq":  # what is to be written may have words that no text has
+        rows += list(tokens["labels"])
     counts = count_tokens(rows, model.config.vocab_size)
     kept = kept_tokens(
         tokenizer,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from transformers import BertForMaskedLM
+from transformers import BertForMaskedLM, T5ForConditionalGeneration
 
 from hf_shrink import Recipe
 from tests.tiny import (
@@ -91,6 +91,21 @@ def make_pairs_project(folder: Path, *, layers: int = 4) -> Path:
     return folder
 
 
+def make_targets_project(folder: Path, *, layers: int = 2) -> Path:
+    """``folder`` with ``base/``, a T5, and ``data/{split}.jsonl``: to be written are ``lamp`` and the colour in the text."""
+    torch.manual_seed(0)
+    config = tiny_config("t5", layers=layers, hidden=64, ffn=128, vocab_size=len(VOCABULARY) + UNUSED)
+    T5ForConditionalGeneration(config).save_pretrained(folder / "base")
+    tiny_tokenizer(unused=UNUSED).save_pretrained(folder / "base")
+
+    def ask(words: list[str]) -> dict:
+        colour = next(word for word in words if word in COLOURS)
+        return {"text": " ".join(word for word in words if word != "lamp"), "target": f"lamp {colour}"}
+
+    write_rows(folder / "data", ask)
+    return folder
+
+
 def write_rows(folder: Path, make: Callable[[list[str]], dict], *, train: int = 128) -> None:
     """``{train,validation,test}.jsonl``: what ``make`` makes of the words of each of ``colour_texts``."""
     folder.mkdir(parents=True)
@@ -109,6 +124,8 @@ def project_for(recipe: Recipe, folder: Path) -> Path:
         return make_answers_project(folder, layers=6)
     if recipe.task == "sentence-embedding":
         return make_pairs_project(folder, layers=6)
+    if recipe.task == "seq2seq":
+        return make_targets_project(folder, layers=6)
     return make_project(folder)
 
 

@@ -27,6 +27,9 @@ class DataConfig(Config):
         None,
         description="sentence-embedding with text_pair_column: column with a number, higher for pairs more alike.",
     )
+    target_column: str = Field("target", description="seq2seq: column with the text to be written.")
+    prefix: str = Field("", description="seq2seq: stands before each text, as in 'summarize: '.")
+    max_target_length: int = Field(64, ge=2, description="seq2seq: tokens of a target at most; a judged text is no longer.")
     tokens_column: str = Field("tokens", description="token-classification: column with lists of words.")
     tags_column: str = Field("tags", description="token-classification: column with a tag for each word, by name or number.")
     messages_column: str | None = Field(

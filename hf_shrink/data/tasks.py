@@ -8,6 +8,7 @@ from hf_shrink.data.masked_lm import MaskedTokenFormat
 from hf_shrink.data.multi_label import LabelSetFormat
 from hf_shrink.data.question_answering import SpanFormat
 from hf_shrink.data.sentence_embedding import SentenceFormat
+from hf_shrink.data.seq2seq import TargetFormat
 from hf_shrink.data.text_classification import ClassFormat
 from hf_shrink.data.text_regression import NumberFormat
 from hf_shrink.data.token_classification import TagFormat
@@ -21,4 +22,5 @@ FORMATS: Mapping[str, type[Format]] = {
     "masked-lm": MaskedTokenFormat,
     "question-answering": SpanFormat,
     "sentence-embedding": SentenceFormat,
+    "seq2seq": TargetFormat,
 }

@@ -72,6 +72,7 @@ class Distiller:
             self.stages = stages_of(config.progressive, on_layers, self.layers.pairs)
         told = getattr(getattr(student, "config", None), "problem_type", None)
         self._kind = SENTENCES if gives_sentences(student) else told
+        self._decodes = bool(getattr(getattr(student, "config", None), "is_encoder_decoder", False))
         self._totals: dict[str, Tensor] = {}
         self._step, self._steps = 0, 1
 
@@ -116,6 +117,8 @@ class Distiller:
 
     def positions(self, inputs: Mapping[str, Any]) -> Tensor:
         """True at each position of the batch that counts, the shape of its labels."""
+        if self._decodes:  # labels are the decoder's; the attention mask is about what the encoder reads
+            inputs = {**inputs, "attention_mask": inputs.get("decoder_attention_mask")}
         return kept_positions(inputs, shifts_labels=self.shifts_labels)
 
     def mix(

@@ -71,6 +71,8 @@ class Teacher:
         if self.model.training:
             self.model.eval()
         batch = {name: value for name, value in inputs.items() if name in self.accepts}
+        if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
+            batch |= decoder_inputs(self.model, inputs)
         if "use_cache" in self.accepts:
             batch["use_cache"] = False
         found: Mapping[str, Any] = self.model(**batch, **words, return_dict=True)
@@ -82,3 +84,17 @@ class Teacher:
         with forward_as(head, lambda hidden: hidden):
             hidden: Tensor = self.outputs(inputs)["logits"]
         return hidden
+
+
+def decoder_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the decoder of ``model`` reads: what the batch says, else its labels behind the start token, as a student's does.
+
+    Raises:
+        MismatchError: the batch has neither, or the model does not say how it makes the one of the other.
+    """
+    if isinstance(given := inputs.get("decoder_input_ids"), Tensor):
+        return {"decoder_input_ids": given}
+    make = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if make is None or not isinstance(labels := inputs.get("labels"), Tensor):
+        raise MismatchError(f"teacher: {type(model).__name__} has a decoder; give batches with labels or decoder_input_ids.")
+    return {"decoder_input_ids": make(labels)}

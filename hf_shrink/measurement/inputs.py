@@ -15,6 +15,8 @@ _POSITIONS = ("position_embeddings", "wpe")
 def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) -> dict[str, Tensor]:
     """``input_ids`` and ``attention_mask`` ``[batch_size, length]``: words of the model's vocabulary, nothing padded.
 
+    A decoder beside an encoder reads as many, as ``decoder_input_ids``.
+
     Padding, start and end tokens are not drawn: a model that looks for the last real token must find it at the end.
 
     Raises:
@@ -29,7 +31,8 @@ def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) ->
     words = torch.tensor([i for i in range(table) if i not in special])
     drawn = torch.randint(len(words), (batch_size, length), generator=torch.Generator().manual_seed(seed))
     ids = words[drawn].to(device_of(model))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return inputs | {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else inputs
 
 
 def longest(model: nn.Module) -> int | None:

@@ -12,6 +12,7 @@ from hf_shrink.measurement.predictions import judge_classes
 from hf_shrink.measurement.sentence_vectors import judge_sentences
 from hf_shrink.measurement.spans import judge_spans
 from hf_shrink.measurement.tags import judge_tags
+from hf_shrink.measurement.written import judge_written
 from hf_shrink.tasks import problem_type_of, task_of
 
 Judge = Callable[..., Answers]
@@ -26,6 +27,7 @@ JUDGES: Mapping[str, Judge] = {
     "masked-lm": judge_masked_tokens,
     "question-answering": judge_spans,
     "sentence-embedding": judge_sentences,
+    "seq2seq": judge_written,
 }
 
 

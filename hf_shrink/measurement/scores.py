@@ -29,8 +29,9 @@ from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.measurement.sentence_vectors import ScoredPairs, SentenceVectors
 from hf_shrink.measurement.spans import Spans
 from hf_shrink.measurement.tags import EntityTags, Tags
-from hf_shrink.measurement.text_metrics import AnswerF1, ExactMatch
+from hf_shrink.measurement.text_metrics import ORDERS, AnswerF1, ChrF, ExactMatch, RougeL, chrf
 from hf_shrink.measurement.token_answers import TokenAnswers
+from hf_shrink.measurement.written import Written
 
 Weights = npt.NDArray[Any]
 """How often each sample counts, ``[draws, samples]``."""
@@ -166,6 +167,27 @@ SCORES: tuple[Score, ...] = (
         ScoredPairs,
         whole=lambda a: score(Spearman, a.predicted, a.labels),
         weighted=lambda a, weights: correlation(midranks(a.predicted, weights), midranks(a.labels, weights), weights),
+    ),
+    Score(
+        "rouge_l",
+        Written,
+        whole=lambda a: score(RougeL, a.predicted, a.references),
+        weighted=lambda a, weights: _mean(a.overlaps, weights),
+    ),
+    Score(
+        "chrf",
+        Written,
+        whole=lambda a: score(ChrF, a.predicted, a.references),
+        weighted=lambda a, weights: chrf((weights @ a.characters).reshape(-1, ORDERS, 3)),
+    ),
+    Score(
+        "target_perplexity",
+        Written,
+        whole=lambda a: score(Perplexity, a.nll, a.tokens),
+        weighted=_perplexity,
+        unit="ppl",
+        scale=1.0,
+        change="ratio",
     ),
     Score(
         "entity_f1",

@@ -27,6 +27,14 @@ fits = (inside[:, None] & inside[None, :]).triu()  # and does not end before it 
 sums = outputs.start_logits[0][:, None] + outputs.end_logits[0][None, :]
 first, last = divmod(int(sums.masked_fill(~fits, float("-inf")).argmax()), len(inside))
 print(text[places[first, 0] : places[last, 1]])""",
+    "seq2seq": """\
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+model = AutoModelForSeq2SeqLM.from_pretrained("path/to/this/folder")
+inputs = tokenizer("Put a text here.", return_tensors="pt")
+inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))""",
     "sentence-embedding": """\
 import torch
 from transformers import AutoModel, AutoTokenizer

