@@ -3,13 +3,13 @@
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 
 @dataclass
@@ -41,7 +41,7 @@ def pooled(hidden: Tensor, mask: Tensor | None) -> Tensor:
 def as_sentence_model(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` itself, a headless one, made to give its sentence vectors as ``logits``; it is saved as what it was."""
     if not gives_sentences(model):
-        model.__class__ = _sentence_class(type(model))
+        model.__class__ = _sentence_class(cast(Any, type(model)))
     return model
 
 

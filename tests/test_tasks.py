@@ -8,6 +8,7 @@ import transformers
 from hf_shrink import Recipe
 from hf_shrink.data.config import DataConfig
 from hf_shrink.data.tasks import FORMATS
+from hf_shrink.measurement.gate import KINDS
 from hf_shrink.measurement.judges import JUDGES
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.scores import AGREEMENTS, SCORES
@@ -16,7 +17,7 @@ from tests.tiny import tiny_config
 
 
 def test_every_table_has_every_task():
-    assert set(TASKS) == set(FORMATS) == set(JUDGES) == {*get_args(Recipe.model_fields["task"].annotation)}
+    assert set(TASKS) == set(FORMATS) == set(JUDGES) == set(KINDS) == {*get_args(Recipe.model_fields["task"].annotation)}
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))

@@ -37,7 +37,7 @@ class SpanFormat(Format):
 
     def encode(self, splits: Sequence[Rows]) -> tuple[tuple[str, ...], list[Columned]]:
         """No classes; every answer stands where it is said to."""
-        found = []
+        found: list[Columned] = []
         for rows in splits:
             answers = _answers(rows)
             found.append(
@@ -58,7 +58,7 @@ class SpanFormat(Format):
         found: dict[str, list[Any]] = {}
         for i, row in enumerate(data):
             for window in self._windows(tokenizer, row, max_length, f"{role} row {i}"):
-                columns = dict(window.inputs)
+                columns: dict[str, Any] = dict(window.inputs)
                 columns["start_positions"], columns["end_positions"] = window.span(row)
                 if role != "train":
                     told = {"context": row["context"], "answer_texts": row["answer_texts"]}

@@ -10,14 +10,19 @@ from hf_shrink.measurement.config import GateConfig
 from hf_shrink.measurement.entities import is_scheme
 from hf_shrink.measurement.estimates import Estimates
 from hf_shrink.measurement.label_sets import LabelSets
+from hf_shrink.measurement.masked_tokens import MaskedTokens
 from hf_shrink.measurement.measures import Row, rows
 from hf_shrink.measurement.next_tokens import NextTokens
 from hf_shrink.measurement.numbers import digits, quantity, spread
 from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.measurement.scores import SCORES, Score
+from hf_shrink.measurement.sentence_vectors import ScoredPairs
+from hf_shrink.measurement.spans import Spans
 from hf_shrink.measurement.tags import EntityTags, Tags
 from hf_shrink.measurement.values import Measurement, Report
+from hf_shrink.measurement.written import Written
 from hf_shrink.tables import nearest
+from hf_shrink.tasks import SENTENCES
 
 KINDS: Mapping[str, type] = {
     "text-classification": Predictions,
@@ -25,6 +30,10 @@ KINDS: Mapping[str, type] = {
     "text-regression": Estimates,
     "token-classification": Tags,
     "causal-lm": NextTokens,
+    "masked-lm": MaskedTokens,
+    "question-answering": Spans,
+    SENTENCES: ScoredPairs,
+    "seq2seq": Written,
 }
 """The answers that each task is judged by; tags that name entities are ``EntityTags``."""
 
@@ -128,7 +137,7 @@ def gate_words(
     baseline = "teacher" if "teacher" in stages else "student"
     if stages[-1] == baseline:
         raise RecipeError(f"gate: would be ignored: no stage comes after the {baseline}, which is its baseline. Remove it.")
-    if other_tokens and task == "causal-lm":
+    if other_tokens and task in ("causal-lm", "masked-lm", "seq2seq"):
         raise RecipeError(
             "gate: a smaller vocabulary changes the tokens that are judged, so nothing can be compared; remove one."
         )
