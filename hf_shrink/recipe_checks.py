@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from hf_shrink.explain import KeyPath
 from hf_shrink.optimizer_words import optimizer_problems
+from hf_shrink.sentence_checks import sentence_problems
 from hf_shrink.tasks import SENTENCES, TASKS
 from hf_shrink.training_words import training_problems
 
@@ -22,7 +23,6 @@ UNCACHED: Mapping[str, str] = {
 }
 """Why the answers of a task's teacher cannot be kept."""
 _UNSMOOTHED = ("multi-label-classification", "text-regression", "question-answering", SENTENCES, "seq2seq")
-_GRADIENTS = ("taylor", "snip", "fisher", "movement", "soft_movement")
 _ENTRIES = ("unstructured", "n_of_m", "block")
 
 
@@ -50,7 +50,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _task(data)
     yield from _losses(data)
     yield from _smoothing(data)
-    yield from _sentences(data)
+    yield from sentence_problems(data)
 
 
 def _at(data: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
@@ -282,33 +282,3 @@ def _overlap(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def _names(value: Any) -> set[str]:
     return {name for name in value if isinstance(name, str)} if isinstance(value, list | tuple) else set()
-
-
-def _sentences(data: Mapping[str, Any]) -> Iterator[Problem]:
-    """Vectors of texts are learnt from a teacher alone: whatever needs a loss of their own is refused."""
-    if data.get("task") != SENTENCES:
-        return
-    section, distillation = _at(data, "data"), _at(data, "distillation")
-    if section.get("similarity_column") is not None and section.get("text_pair_column") is None:
-        yield ("data", "similarity_column"), "is about pairs of texts; add text_pair_column, or remove it."
-    if data.get("distillation") is None:
-        yield ("task",), f"{SENTENCES} learns from a teacher alone; add `teacher` and `distillation`."
-    weights = {"alpha": distillation.get("alpha", 0.5), "alpha_end": distillation.get("alpha_end", 1.0)}
-    for key, weight in weights.items():
-        if data.get("distillation") is not None and weight not in (None, 1.0):
-            yield ("distillation", key), "there are no labels beside the teacher; write 1.0."
-    if _at(data, "teacher").get("training"):
-        yield ("teacher", "training"), f"there are no labels to train on; name a trained teacher of {SENTENCES}."
-    if _at(data, "training").get("eval_strategy", "no") != "no":
-        yield (
-            ("training", "eval_strategy"),
-            "there is no loss to evaluate: only the teacher says what is right; remove it.",
-        )
-    entries = data.get("pruning")
-    for i, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
-        if not isinstance(entry, Mapping):
-            continue
-        if entry.get("when") == "before" and entry.get("criterion") in _GRADIENTS:
-            yield ("pruning", i, "criterion"), "needs the gradient of a loss on labels, and there are none; use wanda."
-        if entry.get("allocation") == "sensitivity":
-            yield ("pruning", i, "allocation"), "needs labels to score parts on, and there are none; use uniform or global."

@@ -21,6 +21,7 @@ LAYERS = [
         "starter",
         "tasks",
         "sentences",
+        "sentence_checks",
         "onnx_model",
         "stored",
     },
