@@ -125,7 +125,9 @@ make_card(sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("umask", ["022", pytest.param("027", marks=pytest.mark.slow), "077"])
+@pytest.mark.parametrize(
+    "umask", [pytest.param("022", marks=pytest.mark.slow), pytest.param("027", marks=pytest.mark.slow), "077"]
+)
 def test_files_are_for_whom_the_umask_says(tmp_path: Path, umask: str):
     """safetensors makes files that only their owner reads: a colleague's job fails. No token is ever written to a file."""
     words = [sys.executable, "-c", WRITES, umask, str(tmp_path / "run"), str(Path(__file__).parents[2])]
