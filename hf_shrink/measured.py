@@ -10,6 +10,7 @@ from typing import Any
 from hf_shrink.answers import by_name, order_by_name
 from hf_shrink.data.tokenize import TokenizedSplits
 from hf_shrink.disturbed import rewritten
+from hf_shrink.measurement.energy import measurements
 from hf_shrink.measurement.environment import environment
 from hf_shrink.measurement.floor import floor
 from hf_shrink.measurement.measure import measure_all
@@ -24,6 +25,7 @@ from hf_shrink.vocabulary import answers_in_own_words, own_tokenizer
 from hf_shrink.workspace import Workspace
 
 MEASURED = "measured"
+TRAINED = frozenset({"teacher", "student"})
 _FILE = "measurements.json"
 _TITLES = {
     "floor": "TF-IDF + logistic regression",
@@ -105,15 +107,25 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
                 order = order_by_name(folder, names)
             did = _did(stage.name, stage.does, work)
             subject = Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers)
-            found.append(dataclasses.replace(subject, order=order, tokenizer=own))
+            found.append(dataclasses.replace(subject, order=order, tokenizer=own, **_spent(recipe, stage.name, work)))
     last = next(i for i in reversed(range(len(found))) if found[i].name != FOLDER)
     found[last] = dataclasses.replace(found[last], folder=work.folder)
     return found
 
 
+def _spent(recipe: Recipe, stage: str, work: Workspace) -> dict[str, Any]:
+    """What the stage's training took; said where it was to be measured and was not."""
+    trained = (work.result(stage) or {}) if stage in TRAINED else {}
+    if recipe.measurement.energy is None or not trained:
+        return {}
+    if spent := measurements(trained.get("energy")):
+        return {"spent": spent}
+    return {"notes": ("energy of its training: not known; it was trained before measurement.energy was set",)}
+
+
 def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
     """The plan's sentences, and the time that the stage took where it trained."""
-    took = (work.result(stage) or {}) if stage in {"teacher", "student"} else {}
+    took = (work.result(stage) or {}) if stage in TRAINED else {}
     return (*does, f"took {took['seconds']:g} s for {took['steps']} steps") if took else does
 
 

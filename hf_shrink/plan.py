@@ -15,6 +15,7 @@ from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
 from hf_shrink.distillation.fitting import planned_stages
 from hf_shrink.distillation.samples import check_room as check_sample_room
 from hf_shrink.measurement.attribution import check_installed as check_captum
+from hf_shrink.measurement.energy import check_energy
 from hf_shrink.measurement.gate import gate_words
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
@@ -92,6 +93,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
     if recipe.measurement.explained is not None:
         check_captum()
+    if recipe.measurement.energy is not None:
+        check_energy(recipe.measurement.energy)
     splits = load_splits(recipe.data, recipe.task, download=download)
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision, download=download)

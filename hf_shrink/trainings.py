@@ -18,6 +18,7 @@ from hf_shrink.job import (
     write_answers,
 )
 from hf_shrink.loading.save import save
+from hf_shrink.measurement.energy import metered
 from hf_shrink.models.load import load_for
 from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.quiet import say
@@ -108,13 +109,14 @@ def _train(
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()
-    trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
+    with metered(job.recipe.measurement.energy if is_leader() else None, scratch) as spent:
+        trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
     if is_leader():
         save(trainer.student, fresh, tokenizer=job.prepared.tokenizer)
         if trainer.pruner is not None:
             (fresh / MASKS).parent.mkdir()
             save_file({name: mask.cpu() for name, mask in trainer.pruner.masks().items()}, fresh / MASKS)
-    return {"seconds": round(time.monotonic() - began, 1), "steps": trainer.state.global_step}
+    return {"seconds": round(time.monotonic() - began, 1), "steps": trainer.state.global_step, **spent}
 
 
 def _together(work: Follower, stage: str, write: Callable[[Path], dict[str, Any]]) -> None:

@@ -50,6 +50,7 @@ ALLOWED_SIDEWAYS = {
 }
 ONLY_IN = {
     "captum": {"measurement/attribution.py"},
+    "codecarbon": {"measurement/energy.py"},
     "bitsandbytes": {"quantization/bitsandbytes.py"},
     "matplotlib": {"publishing/plots.py"},
     "sklearn": {"measurement/floor.py"},

@@ -3,15 +3,25 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
+from huggingface_hub import ModelCard
+
+from hf_shrink import Recipe, run
+from hf_shrink.measurement import energy
 from hf_shrink.measurement.reports import read_report
+from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.page import PAGE
 from hf_shrink.publishing.selection import is_published, select
+from tests.project import make_project, tiny_overrides
 
+ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 TEXT: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
 
@@ -64,3 +74,38 @@ def test_two_forms_at_once_and_a_page_that_cannot_be_written_are_refused(project
     assert done.returncode == 4 and "page.html: cannot be written" in done.stderr
     done = subprocess.run([*words[:2], str(project / "base"), "--plots", str(tmp_path / "plots")], **TEXT)
     assert done.returncode == 2 and "no quality to draw" in done.stderr and not (tmp_path / "plots").exists()
+
+
+class _Steady:
+    """In place of codecarbon's tracker: the same energy for each training."""
+
+    def __init__(self, notes: Any) -> None:
+        self._notes, self._hardware = notes, ()
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    def stop(self) -> None:
+        self._notes.out(SimpleNamespace(energy_consumed=0.5, emissions=0.25, duration=60.0), None)
+
+
+def test_a_run_reports_the_energy_of_its_training_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Measured again, or resumed, a run would add it again or lose it; by hand: 250 g for each of two trainings."""
+    pytest.importorskip("codecarbon", reason="the extra `energy` is not installed")
+    monkeypatch.setattr(energy, "_tracker", lambda config, notes: _Steady(notes))
+    overrides = [*tiny_overrides(make_project(tmp_path / "project")), f"output_dir={tmp_path / 'run'}", "quantization=null"]
+    recipe = Recipe.from_yaml(
+        ROOT / "recipes" / "quickstart.yaml",
+        overrides=[*overrides, "measurement.floor=null", "measurement.energy={country: DEU}"],
+    )
+    first = run(recipe).report
+    shutil.rmtree(tmp_path / "run" / "stages" / "measured")
+    again = run(recipe).report
+    for report in (first, again):
+        stages = {stage["name"]: Report.from_stage(stage) for stage in report["stages"]}
+        assert [stages[name].value("training_energy") for name in ("teacher", "student", "shrunk")] == [0.5, 0.5, None]
+    card = ModelCard.load(tmp_path / "run" / "README.md", ignore_metadata_errors=False)
+    assert card.data.co2_eq_emissions == {
+        "emissions": 500, "source": "codecarbon", "training_type": "fine-tuning", "geographical_location": "DEU"
+    }  # fmt: skip
+    assert "CO2 of its training" in card.text and "estimated" in card.text

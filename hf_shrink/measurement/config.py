@@ -42,6 +42,14 @@ class ExplainConfig(Config):
     steps: int = Field(32, ge=2, description="Points between no text and the text at which gradients are taken.")
 
 
+class EnergyConfig(Config):
+    """Energy and CO2 of the training of teacher and student, by codecarbon, from what the whole machine takes."""
+
+    country: str = Field(
+        pattern=r"^[A-Z]{3}$", description="Whose electricity it runs on: three letters of ISO 3166, such as DEU, FRA or USA."
+    )
+
+
 class MeasurementConfig(Config):
     """How speed, memory and quality are measured."""
 
@@ -60,6 +68,10 @@ class MeasurementConfig(Config):
         False,
         description="text-classification: whether models look at the same words; needs hf-shrink[explain]; true takes the "
         "defaults below.",
+    )
+    energy: EnergyConfig | None = Field(
+        None,
+        description="Measure energy and CO2 of the training; needs hf-shrink[energy]. Estimated where nothing counts them.",
     )
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
 

@@ -10,6 +10,7 @@ from hf_shrink.measurement.attribution import attribution
 from hf_shrink.measurement.compute import compute
 from hf_shrink.measurement.confidence import confidence
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.energy import CO2, ENERGY, energy
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.quality import quality
 from hf_shrink.measurement.robustness import robustness
@@ -188,6 +189,7 @@ MEASURES: Mapping[str, Measure] = {
     "attribution": Measure(
         attribution, {"attribution_agreement": Row("same words matter as to the baseline (-1 to 1)", "higher")}
     ),
+    "energy": Measure(energy, {ENERGY: Row("energy of its training"), CO2: Row("CO2 of its training")}),
 }
 
 _FIRST = ("quality", "confidence", "robustness", "attribution")

@@ -16,6 +16,7 @@ from hf_shrink.finite import check_finite
 from hf_shrink.lines import first_line
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.values import Measurement
 from hf_shrink.onnx_model import OnnxModel, holds_graph
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.tasks import TASKS, task_of
@@ -34,6 +35,7 @@ class Subject:
         predictions: its answers on the evaluation data; quality needs them.
         order: class ``i`` of the data is class ``order[i]`` of the model; None where both agree.
         tokenizer: the model's own, where the evaluation data are tokenised for others; None takes the bench's.
+        spent: what its training took, noted down while it trained.
         missing: weights that the folder lacks and transformers made up: size and speed hold, quality would mean nothing.
     """
 
@@ -47,6 +49,7 @@ class Subject:
     missing: tuple[str, ...] = ()
     order: tuple[int, ...] | None = None
     tokenizer: Any | None = None
+    spent: tuple[Measurement, ...] = ()
 
 
 @dataclass(frozen=True)

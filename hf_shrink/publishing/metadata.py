@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_shrink.measurement.energy import footprint
 from hf_shrink.measurement.markdown import clean
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.values import Report
@@ -31,6 +32,7 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
         "datasets": [dataset] if hub_id(dataset) and not from_files else None,
         "tags": tags(recipe),
         "metrics": list(dict.fromkeys(metric["type"] for metric in _metrics(final))),
+        "co2_eq_emissions": _emissions(report),
         "model-index": _index(report, final),
         "hf_shrink": {"version": report.get("hf_shrink"), "recipe_sha256": report.get("recipe_sha256")},
     }
@@ -95,6 +97,17 @@ def _metrics(final: Report | None) -> list[dict[str, Any]]:
         for m in (final.measurements if final else ())
         if m.name in known and known[m.name].hub
     ]
+
+
+def _emissions(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Of all that the run trained, in grams, as the Hub shows it."""
+    stages = [Report.from_stage(stage) for stage in [*(report.get("stages") or []), *(report.get("dropped") or [])]]
+    found = footprint(measurement for stage in stages for measurement in stage.measurements)
+    if found is None:
+        return None
+    grams, country = found
+    said = {"emissions": float(f"{grams:.6g}"), "source": "codecarbon", "training_type": "fine-tuning"}
+    return {**said, "geographical_location": country}
 
 
 def _index(report: Mapping[str, Any], final: Report | None) -> list[dict[str, Any]]:
