@@ -33,7 +33,7 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "block": ("block",),
     "allocation": ("unstructured", "block", "heads", "ffn"),
     "round_to": ("heads", "ffn", "hidden", "vocabulary"),
-    "reconstruct": _UNITS,
+    "reconstruct": (*_UNITS, "unstructured", "n_of_m"),
     "penalty": (*_ENTRIES, *_UNITS),
     "when": (*_ENTRIES, *_UNITS),
     "criterion": (*_ENTRIES, *_UNITS, "layers", "hidden"),
@@ -115,7 +115,9 @@ class PruningConfig(Config):
         description="ffn, heads, hidden, vocabulary: kept widths are multiples of this; null: 8, or 64 where 4 bits follow.",
     )
     reconstruct: bool = Field(
-        False, description="heads, ffn: refit what reads the rest by least squares on calibration data. Needs when: before."
+        False,
+        description="heads, ffn: refit what reads the rest by least squares on calibration data; sparsegpt: fit the weights "
+        "that stay once more, which helps most where no training follows. Needs when: before.",
     )
     penalty: PenaltyConfig | None = Field(None, description="A sparsity-inducing term of the training loss.")
 
@@ -184,6 +186,8 @@ class PruningConfig(Config):
             raise ValueError(f"criterion {self.criterion} is for structure: {' or '.join(allowed)}, not {self.structure}.")
         if self.criterion == "sparsegpt" and (self.allocation != "uniform" or self.threshold is not None):
             raise ValueError("criterion sparsegpt takes sparsity or pattern; remove allocation or threshold.")
+        if "reconstruct" in self.model_fields_set and self.structure in _SPECIAL["sparsegpt"] and self.criterion != "sparsegpt":
+            raise ValueError(f"reconstruct would be ignored with criterion {self.criterion}: single weights need sparsegpt.")
         if self.criterion == "mutual_information" and self.structure in _ENTRIES:
             raise ValueError(f"criterion mutual_information scores heads or neurons, not structure: {self.structure}.")
         return self

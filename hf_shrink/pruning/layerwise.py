@@ -20,6 +20,7 @@ from hf_shrink.pruning.calibrate import evaluating
 from hf_shrink.pruning.capture import Call, Stop, capture, counted, without_cache
 from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m, keep_top_of_rows
+from hf_shrink.pruning.refit import STEPS
 from hf_shrink.pruning.sparsegpt import DAMPING, Factor, factor_of, prune_by_factor
 from hf_shrink.targets import Projection, oriented, projections
 
@@ -35,11 +36,13 @@ class LayerTarget:
         criterion: ``wanda`` (arXiv:2306.11695: the lowest ``|W| * norm of the input`` of each output go) or ``sparsegpt``.
         sparsity: fraction removed, in [0, 1); None where ``pattern`` says it.
         pattern: ``(n, m)``: n of every m neighbouring inputs stay.
+        reconstruct: sparsegpt: ``refit`` the weights that stay.
     """
 
     criterion: str
     sparsity: float | None = None
     pattern: tuple[int, int] | None = None
+    reconstruct: bool = False
 
 
 class PackedMasks(Mapping[str, Tensor]):
@@ -141,7 +144,8 @@ def _prune_layer(
 def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Factor | Tensor) -> tuple[Tensor, Tensor]:
     """The new weight and its mask; ``found`` is the factor of the inverse Hessian, or the norm of each input."""
     if isinstance(found, Factor):
-        return prune_by_factor(weight, found, sparsity=target.sparsity, pattern=target.pattern, name=name)
+        steps = STEPS if target.reconstruct else 0
+        return prune_by_factor(weight, found, sparsity=target.sparsity, pattern=target.pattern, refit_steps=steps, name=name)
     scores = wanda(weight, {"input_norm": found})
     if target.pattern is not None:
         mask = keep_n_of_m(scores, *target.pattern, name=name)

@@ -62,7 +62,7 @@ def check_targets_of(
 ) -> dict[str, LayerTarget]:
     """What of ``configs`` is pruned layer by layer, by projection; errors as ``prune``. Works on a model on meta."""
     groups = [group for group in groups_of(model, configs, fractions) if _is_layerwise(group.config)]
-    later = {g.name: LayerTarget(g.config.criterion, g.config.sparsity, g.config.pattern) for g in groups}
+    later = {g.name: LayerTarget(g.config.criterion, g.config.sparsity, g.config.pattern, g.config.reconstruct) for g in groups}
     if later:
         check_targets(model, later)
     return later

@@ -10,7 +10,7 @@ from torch import Tensor
 from hf_shrink.errors import NonFiniteError
 from hf_shrink.pruning.masks import keep_top, removed_count
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m
-from hf_shrink.pruning.refit import STEPS, refit
+from hf_shrink.pruning.refit import refit
 
 DAMPING = 0.01
 """Added to the diagonal of the Hessian, as a fraction of its mean: calibration data need not span every direction."""
@@ -31,7 +31,7 @@ def sparsegpt(
     pattern: tuple[int, int] | None = None,
     block: int = BLOCK,
     damping: float = DAMPING,
-    refit_steps: int = STEPS,
+    refit_steps: int = 0,
     name: str = "weight",
 ) -> tuple[Tensor, Tensor]:
     """Prune ``weight`` so that its output on the inputs behind ``hessian`` changes little (arXiv:2301.00774, algorithm 1).
@@ -41,7 +41,6 @@ def sparsegpt(
     the factor's row: the optimal brain surgeon's update when everything before is fixed. With a pattern, whole groups are
     judged and made up for at once, every choice that the pattern allows where there are at most 100; and groups are taken by
     their inputs' mean square, the largest first, so that what costs most finds all the others still free to make up for it.
-    At the end ``refit`` moves all the weights that stay, those of earlier inputs too.
 
     Args:
         weight: finite, ``[out, in]``; is not changed.
@@ -50,7 +49,7 @@ def sparsegpt(
         pattern: instead of ``sparsity``: ``(n, m)``, n of every m neighbouring inputs stay.
         block: inputs in a block, rounded down to a multiple of m.
         damping: see ``DAMPING``.
-        refit_steps: see ``refit``; 0 leaves the weights as the one pass over the inputs has made them.
+        refit_steps: at the end ``refit`` moves all the weights that stay, those of earlier inputs too, in so many steps.
         name: whose weight it is, for errors.
 
     Returns:
@@ -129,7 +128,7 @@ def prune_by_factor(
     sparsity: float | None = None,
     pattern: tuple[int, int] | None = None,
     block: int = BLOCK,
-    refit_steps: int = STEPS,
+    refit_steps: int = 0,
     name: str = "weight",
 ) -> tuple[Tensor, Tensor]:
     """``sparsegpt`` with the ``factor_of`` its inputs at hand, which weights that read the same inputs share."""

@@ -41,12 +41,14 @@ def prepare(gguf: Path, text: Path, out: Path) -> None:
     torch.save({"calibration": calibration, "windows": windows}, out / "tokens.pt")
 
 
-def ours(model: Any, tokens: torch.Tensor, method: str, pattern: tuple[int, int] | None) -> Callable[[], object]:
+def ours(
+    model: Any, tokens: torch.Tensor, method: str, pattern: tuple[int, int] | None, reconstruct: bool
+) -> Callable[[], object]:
     from hf_shrink.families import family_of, named_layers
     from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
     from hf_shrink.targets import projections
 
-    target = LayerTarget(method, sparsity=None if pattern else 0.5, pattern=pattern)
+    target = LayerTarget(method, sparsity=None if pattern else 0.5, pattern=pattern, reconstruct=reconstruct)
     layers = named_layers(model, family_of(model, "benchmark"))
     targets = {f"{layer}.{name}": target for layer, module in layers.items() for name in projections(module)}
     batches = [{"input_ids": row[None], "attention_mask": torch.ones_like(row[None])} for row in tokens]
@@ -84,6 +86,7 @@ def prune(
     threads: int,
     dtype: torch.dtype,
     order: int,
+    reconstruct: bool,
 ) -> None:
     """Prune ``work/dense`` and write ``work/NAME`` with ``cost.json``: seconds, and bytes above what the model takes."""
     from transformers import AutoModelForCausalLM
@@ -95,7 +98,7 @@ def prune(
     tokens = torch.load(work / "tokens.pt", weights_only=True)["calibration"]
     if order:  # sums in another order round otherwise, and one flipped choice changes all the layers after it
         tokens = tokens[torch.randperm(len(tokens), generator=torch.Generator().manual_seed(order))]
-    run = (ours if side == "hf_shrink" else theirs)(model, tokens, method, pattern)
+    run = ours(model, tokens, method, pattern, reconstruct) if side == "hf_shrink" else theirs(model, tokens, method, pattern)
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)  # what loading has freed must neither hide the rise nor count as the model
     Path("/proc/self/clear_refs").write_text("5")
@@ -175,6 +178,7 @@ def main() -> None:
     command.add_argument("--method", choices=["sparsegpt", "wanda"], required=True)
     command.add_argument("--pattern", type=int, nargs=2, metavar=("KEEP", "OF"))
     command.add_argument("--order", type=int, default=0, help="seed of the order of the calibration sequences; 0: as they come")
+    command.add_argument("--reconstruct", action="store_true", help="hf_shrink, sparsegpt: fit what stays once more")
     commands.add_parser("perplexity")
     for command in commands.choices.values():
         command.add_argument("--work", type=Path, required=True)
@@ -188,7 +192,8 @@ def main() -> None:
     elif options.command == "prune":
         pattern = tuple(options.pattern) if options.pattern else None
         dtype = getattr(torch, options.dtype)
-        prune(options.work, options.side, options.method, pattern, options.name, options.threads, dtype, options.order)
+        where = (options.work, options.side, options.method, pattern, options.name, options.threads, dtype)
+        prune(*where, options.order, options.reconstruct)
     else:
         perplexity(options.work, options.name, options.threads, getattr(torch, options.dtype))
 

@@ -158,6 +158,26 @@ def test_reconstruction_brings_the_output_nearer_to_the_whole_model():
     assert errors[1] < 0.5 * errors[0]
 
 
+@pytest.mark.parametrize("pattern", [None, (2, 4)])
+def test_single_weights_are_fitted_once_more_where_that_is_asked_for(pattern):
+    """A key that reaches the config and not the algorithm leaves the error as it is."""
+    model = spread(tiny.tiny_classifier("bert", layers=1))
+    data, errors = batches(rows=16, count=4), []
+    words = {"structure": "n_of_m", "pattern": pattern} if pattern else {"sparsity": 0.5}
+    name = "bert.encoder.layer.0.attention.self.query"
+    read = torch.cat([model.bert.embeddings(batch["input_ids"])[batch["attention_mask"].bool()] for batch in data]).detach()
+    for reconstruct in (False, True):
+        small = prune(model, PruningConfig(criterion="sparsegpt", reconstruct=reconstruct, **words), data)
+        change = small.get_submodule(name).weight - model.get_submodule(name).weight
+        errors.append(float((read @ change.detach().T).square().sum()))
+    assert errors[1] < 0.97 * errors[0]
+
+
+def test_fitting_single_weights_needs_the_criterion_that_can():
+    with pytest.raises(RecipeError, match="reconstruct would be ignored with criterion wanda"):
+        PruningConfig(criterion="wanda", sparsity=0.5, reconstruct=True)
+
+
 def test_reconstruction_is_exact_where_what_is_left_can_say_it_all():
     """By hand: neurons 32 to 63 are copies of 0 to 31, so half of them with twice the weight is the whole layer."""
     model = spread(tiny.tiny_classifier("bert", layers=1))
