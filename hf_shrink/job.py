@@ -86,14 +86,14 @@ def fractions_of(fractions: Mapping[str, float], model: Any, entries: Sequence[P
     return {name: fractions[name] for name in names} or None
 
 
-def calibration_batches(job: Job, rows: int = CALIBRATION_ROWS) -> list[dict[str, Tensor]]:
-    """The first training rows in batches, at most ``rows`` of them."""
+def calibration_batches(job: Job, rows: int = CALIBRATION_ROWS, *, last: bool = False) -> list[dict[str, Tensor]]:
+    """The first training rows in batches, at most ``rows`` of them; or the last, which are others where there are enough."""
     data, pad = job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer)
     most = max(1, CALIBRATION_TOKENS // max(map(len, data[:CALIBRATION_ROWS]["input_ids"])))
     count = min(rows, CALIBRATION_ROWS, most, len(data))
     size = min(CALIBRATION_BATCH, max(1, most * CALIBRATION_BATCH // CALIBRATION_ROWS))
-    starts = range(0, count, size)
-    return [dict(pad([data[i] for i in range(start, min(start + size, count))])) for start in starts]
+    chosen = range(len(data) - count, len(data)) if last else range(count)
+    return [dict(pad([data[i] for i in chosen[start : start + size]])) for start in range(0, count, size)]
 
 
 def live_teacher(job: Job, folder: Path | None) -> Teacher | Ensemble:

@@ -33,6 +33,7 @@ _TITLES = {
     "student": "student",
     "shrunk": "shrunk",
     "quantized": "quantized",
+    "recovered": "recovered",
     "onnx": "ONNX Runtime, int8",
 }
 
@@ -98,8 +99,9 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
             found.append(Subject("floor", _TITLES["floor"], stage.does, predictions=predictions))
         elif stage.name not in ("cache", "report"):
             folder, answers, order, own = _folder(recipe, stage.name, work), None, None, None
-            if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized", FOLDER):
-                place = work.folder if stage.name == "quantized" else folder
+            if prepared.kept_tokens is not None and stage.name in ("shrunk", "quantized", "recovered", FOLDER):
+                stored = stage.writes == "."  # the artefact itself
+                place = work.folder if stored else folder
                 answers = answers_in_own_words(place, prepared.splits, recipe.data.max_length, batch_size=batch_size)
                 own = own_tokenizer(place)
             if stage.name == "teacher":  # one that is taken as it comes may have its classes in another order
@@ -125,8 +127,8 @@ def _spent(recipe: Recipe, stage: str, work: Workspace) -> dict[str, Any]:
 
 def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
     """The plan's sentences, and the time that the stage took where it trained."""
-    took = (work.result(stage) or {}) if stage in TRAINED else {}
-    return (*does, f"took {took['seconds']:g} s for {took['steps']} steps") if took else does
+    took = (work.result(stage) or {}) if stage in {*TRAINED, "recovered"} else {}
+    return (*does, f"took {took['seconds']:g} s for {took['steps']} steps") if took.get("steps") else does
 
 
 def _folder(recipe: Recipe, stage: str, work: Workspace) -> Path:

@@ -37,6 +37,7 @@ from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
+from hf_shrink.recovery_plan import recovered
 from hf_shrink.stage_plan import Plan, StagePlan
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, teachers_of
 from hf_shrink.training.arguments import check_optimizer, optimizer_steps, training_arguments
@@ -145,6 +146,11 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         does = [quantization_words(stored, len(kept.quantized))]
         file = expected_bytes(student, stored) if stored.bits == "auto" else predicted_bytes(student, stored)
         stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, "."))
+        if recipe.recovery is not None:
+            stages[-1] = dataclasses.replace(stages[-1], writes="stages/quantized")
+            stages.append(
+                recovered(recipe.recovery, student, stored, stages[-1], kept.quantized, recipe.seed, len(tokens.train))
+            )
     if (graph := entry_for("onnx", recipe.quantization)) is not None:
         stages.append(_onnx(student, graph))
     gate: tuple[str, ...] = ()

@@ -3,12 +3,20 @@
 import os
 from typing import TypeVar
 
+from hf_shrink.errors import RecipeError
+
 T = TypeVar("T")
 
 
 def is_leader() -> bool:
     """True in the one process that writes files; always, where there is one process."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def refuse_several_processes(what: str) -> None:
+    """A RecipeError where this is one of several processes."""
+    if (count := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise RecipeError(f"{what}: trains in one process, and there are {count}; run it without torchrun.")
 
 
 def agree(value: T) -> T:

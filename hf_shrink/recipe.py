@@ -27,7 +27,7 @@ from hf_shrink.starter import STARTER as STARTER
 from hf_shrink.stored import RECIPE as STORED_RECIPE
 from hf_shrink.stored import stored_file
 from hf_shrink.tasks import TaskName
-from hf_shrink.training.config import OptimizationConfig
+from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
 from hf_shrink.yaml_core import write
 from hf_shrink.yaml_source import MAX_BYTES, Place, Source, decode, parse
 
@@ -63,6 +63,7 @@ class Recipe(Config):
     quantization: Quantization | None = Field(
         None, description="How weights are stored, and what is made of them for CPUs: an entry, or a list with one a backend."
     )
+    recovery: RecoveryConfig | None = None
     measurement: MeasurementConfig = MeasurementConfig()
     gate: GateConfig | None = Field(None, description="What quality must be left, or the run ends with exit code 7.")
     publishing: PublishingConfig = PublishingConfig()

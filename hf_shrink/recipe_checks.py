@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from hf_shrink.explain import KeyPath
 from hf_shrink.optimizer_words import optimizer_problems
+from hf_shrink.recovery_checks import recovery_problems
 from hf_shrink.sentence_checks import sentence_problems
 from hf_shrink.tasks import SENTENCES, TASKS
 from hf_shrink.training_words import training_problems
@@ -34,7 +35,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
             own checks name those.
     """
     yield from _texts(data, ())
-    for path in (("training",), ("teacher", "training")):
+    for path in (("training",), ("teacher", "training"), ("recovery", "training")):
         for word, message in training_problems(_at(data, *path)):
             yield (*path, word), message
         for word, message in optimizer_problems(_at(data, *path)):
@@ -47,6 +48,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _revisions(data)
     yield from _claims(data)
     yield from _backends(data)
+    yield from recovery_problems(data)
     yield from _task(data)
     yield from _losses(data)
     yield from _smoothing(data)
@@ -208,7 +210,7 @@ def _named_losses(data: Mapping[str, Any]) -> Iterator[tuple[int, str, Mapping[s
 def _smoothing(data: Mapping[str, Any]) -> Iterator[Problem]:
     """Label smoothing is for classes: transformers leaves it out for sets of labels and places, and fails on numbers."""
     if data.get("task") in _UNSMOOTHED:
-        for path in (("training",), ("teacher", "training")):
+        for path in (("training",), ("teacher", "training"), ("recovery", "training")):
             if _at(data, *path).get("label_smoothing_factor"):
                 yield (*path, "label_smoothing_factor"), f"there is none for {data['task']}; remove it."
 

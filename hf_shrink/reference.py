@@ -7,13 +7,17 @@ Schema = Mapping[str, Any]
 
 
 def markdown(schema: Schema) -> str:
-    """Tables of key, type, default and meaning: the top level first, then each section in the order of the recipe.
+    """Tables of key, type, default and meaning: the top level first, then each section where it first comes.
 
     Args:
         schema: a JSON Schema of an object, with its sections under ``$defs``, as pydantic writes it.
     """
     tables = [_table(schema, schema)]
+    seen: list[Schema] = []
     for path, section in _sections(schema, schema, ""):
+        if any(section is other for other in seen):
+            continue
+        seen.append(section)
         tables.append(f"### `{path}`\n\n{section['description']}\n\n{_table(section, schema)}")
     return "\n\n".join(tables) + "\n"
 

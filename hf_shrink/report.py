@@ -69,7 +69,7 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
     reports = [report for report in measured.reports if report.name not in dropped]
     final: Mapping[str, Any] = work.result("final") or {}
     graphs: Mapping[str, Any] = {} if FOLDER in dropped else work.result(FOLDER) or {}
-    trained = sum((work.result(stage) or {}).get("seconds", 0.0) for stage in ("teacher", "student"))
+    trained = sum((work.result(stage) or {}).get("seconds", 0.0) for stage in ("teacher", "student", "recovered"))
     gone = [report.to_stage() for report in measured.reports if report.name in dropped]
     return {
         "schema_version": 1,
@@ -84,6 +84,7 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         "better": {m.name: known[m.name].better for r in reports for m in r.measurements if known[m.name].hub},
         "remarks": [*remarks(reports, baseline=measured.baseline), *prepared.splits.format.notes(prepared.tokenizer)],
         **({"layer_bits": final["layer_bits"]} if "layer_bits" in final else {}),
+        **({"recovery": final["recovery"]} if "recovery" in final else {}),
         **({"onnx": dict(graphs)} if graphs else {}),
         "tier": final["tier"],
         "reload": {"max_difference": final["max_difference"]},

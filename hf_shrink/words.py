@@ -13,7 +13,7 @@ from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.touched import PruningPlan
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
-from hf_shrink.training.config import OptimizationConfig
+from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
 from hf_shrink.training.depths import depths_of
 
 
@@ -125,6 +125,20 @@ def quantization_words(config: QuantizationConfig, modules: int) -> str:
         return f"{stored}, by what each loses, {rows}"
     kind = "8 bits" if config.bits == 8 else f"4 bits ({config.quant_type}{', double' if config.double_quant else ''})"
     return f"stores the weights of {modules} projections in {kind} with bitsandbytes"
+
+
+def recovery_words(config: RecoveryConfig, layers: int, steps: int) -> list[str]:
+    """What is given back, how it is learnt, and what becomes of it."""
+    begins = {
+        "inputs": f"that start as the least error of their outputs on at most {config.calibration_rows} training rows",
+        "weights": "that start as the least error of their weights",
+        "none": "that start as nothing",
+    }[config.start]
+    found = [f"gives back what quantising took, by adapters of rank {config.rank} on {layers} projections, {begins}"]
+    if config.training is not None:
+        found += [f"trains them for {steps} steps, the float student as the teacher", *distillation_words(config.learns())]
+    kept = "keeps them in adapter/, beside the quantised model"
+    return [*found, kept if config.keep == "adapter" else "adds them to the weights, which are quantised again"]
 
 
 def onnx_words(config: QuantizationConfig, modules: int) -> str:

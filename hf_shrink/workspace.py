@@ -15,7 +15,7 @@ from hf_shrink.files import files_below, sha256, share, sync, write_text
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
-ORDER = ("teacher", "student", "shrunk", "final", "onnx", "measured", "report", "page")
+ORDER = ("teacher", "student", "shrunk", "quantized", "recovered", "final", "onnx", "measured", "report", "page")
 """The stages of a run; each may read what those before it left."""
 _OURS = ".hf_shrink"
 _LOCK = f"{_OURS}.lock"
@@ -64,7 +64,7 @@ class Workspace(Follower):
         self._made, self._lock = _claim(folder)
         self._anew = False
         self._forgotten: tuple[str, ...] = ()
-        self._graphs: tuple[str, ...] = ()
+        self._beside: tuple[str, ...] = ()
         try:
             self.manifest = _read_manifest(folder / MANIFEST)
         except IntegrityError:
@@ -140,7 +140,7 @@ class Workspace(Follower):
                 )
         for stage in self._forgotten:  # before the new recipe is noted: its training must not go on from these checkpoints
             shutil.rmtree(self.scratch(stage), ignore_errors=True)
-        for name in self._graphs:  # of another recipe: the new one may have no such stage, and they would be published
+        for name in self._beside:  # graphs and adapters of another recipe: beside a model of the new one they would count
             (self.folder / name).unlink(missing_ok=True)
         self.manifest = {
             "schema_version": 1,
@@ -156,8 +156,10 @@ class Workspace(Follower):
         ``begin`` makes it so: nothing on the disk changes before the recipe has passed every check.
         """
         self._forgotten = tuple(stages)
-        if "onnx" in self._forgotten:
-            self._graphs = tuple(self.manifest["stages"].get("onnx", {}).get("files", ()))
+        known = (
+            self.manifest["stages"].get(name, {}).get("files", ()) for name in ("final", "onnx") if name in self._forgotten
+        )
+        self._beside = tuple(path for files in known for path in files if "/" in path)
         for name in self._forgotten:
             self.manifest["stages"].pop(name, None)
         for name in inputs:

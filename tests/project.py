@@ -133,6 +133,7 @@ def overrides_for(recipe: Recipe, project: Path) -> list[str]:
     """``tiny_overrides`` for a shipped recipe: what it does not have stays away."""
     words = tiny_overrides(project, gradual=bool(recipe.pruning) and recipe.pruning[0].when == "during")
     trained = recipe.teacher is not None and recipe.teacher.training is not None
+    words = [word for word in words if recipe.teacher is not None or not word.startswith("teacher.")]
     words += ["data.doc_stride=4"] if recipe.task == "question-answering" else []
     return [word for word in words if trained or not word.startswith("teacher.training=")]
 

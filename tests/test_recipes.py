@@ -30,6 +30,7 @@ def test_a_shipped_recipe_runs_two_steps_on_a_tiny_model(path: Path, tmp_path: P
     last = "shrunk" if any(entry.is_cut_after for entry in recipe.pruning) else "student"
     for stage, backend in (("quantized", "bitsandbytes"), ("onnx", "onnx")):
         last = stage if entry_for(backend, recipe.quantization) else last
+        last = "recovered" if last == "quantized" and recipe.recovery is not None else last
     assert names[-1] == last
     assert outcome.report["reload"]["max_difference"] == 0.0
     for name in (

@@ -1,5 +1,6 @@
 """Write a model as a folder that loads with as little as it can: plain transformers wherever a stock config says it all."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -7,8 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.adapters import CONFIG, FOLDER, WEIGHTS
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
 from hf_shrink.loading.align import align
@@ -53,6 +56,23 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
     return tier
+
+
+def save_adapter(adapted: PeftModel, folder: Path) -> None:
+    """Write adapters into ``folder / "adapter"``, beside the model that they belong to: the same bytes every time.
+
+    Args:
+        adapted: whose adapters; its base is what ``save`` wrote to ``folder``.
+        folder: where that lies.
+    """
+    target = folder / FOLDER
+    adapted.save_pretrained(str(target))
+    (target / "README.md").unlink(missing_ok=True)  # a form that nobody filled in
+    config = json.loads((target / CONFIG).read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None  # a path of this machine; the model is the one above
+    config["target_modules"] = sorted(config["target_modules"])
+    (target / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    align(target / WEIGHTS)
 
 
 def record_shapes(model: PreTrainedModel) -> Tier:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_shrink.adapters import attach, holds_adapter
 from hf_shrink.errors import IntegrityError, ShrinkError
 from hf_shrink.lines import few, first_line
 from hf_shrink.loading.align import ALIGNMENT
@@ -78,6 +79,8 @@ def load_strictly(folder: Path, kind: type[PreTrainedModel], device: torch.devic
                 ignore_mismatched_sizes=True,  # so that every key arrives in the report
                 output_loading_info=True,
             )
+            if holds_adapter(folder):
+                attach(model, folder)
     except ShrinkError:
         raise
     except (OSError, RuntimeError, ValueError, KeyError, SafetensorError) as error:

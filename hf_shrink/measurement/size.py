@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.adapters import FOLDER as ADAPTER
 from hf_shrink.families import embedding_parameters
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.subjects import Subject, precision_of
@@ -37,8 +38,8 @@ def disk(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of ``*.safetensors`` in ``folder`` itself: the stages of a run lie below it and are other models."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Bytes of ``*.safetensors`` in ``folder`` and of its adapter; the stages of a run lie below it, too, and do not count."""
+    return sum(path.stat().st_size for place in (folder, folder / ADAPTER) for path in place.glob("*.safetensors"))
 
 
 def logical_size(parameter: Tensor) -> int:

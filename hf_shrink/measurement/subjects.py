@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from hf_shrink.adapters import attach, holds_adapter
 from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
 from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
@@ -94,6 +95,8 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
         task = TASKS[task_of(named, config.problem_type) or "text-classification"]
         auto: Any = getattr(transformers, task.auto_class)
         model, found = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+        if holds_adapter(folder):
+            attach(model, folder)
     check_finite(model, folder.name)
     return model.eval(), tuple(sorted(found["missing_keys"]))
 

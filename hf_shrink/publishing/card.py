@@ -127,7 +127,7 @@ def _layer_bits(decided: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None, revision: str | None) -> dict[str, Any]:
-    recipe = report.get("recipe") or {}
+    recipe, recovery = report.get("recipe") or {}, report.get("recovery") or {}
     given = recipe.get("publishing") or {}
     base = next((i for i, stage in enumerate(stages) if stage.name == report.get("baseline")), 0)
     table = compare(stages, baseline=base) if stages else None
@@ -143,11 +143,14 @@ def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None,
         "done": [stage for stage in stages if stage.did or stage.notes],
         "kept": report.get("kept_in_high_precision") or {},
         "layer_bits": _layer_bits(report.get("layer_bits")),
+        "recovery": recovery,
         "gate": report.get("gate"),
         "task": recipe.get("task"),
         "tier": report.get("tier"),
         "packed": precision if precision.endswith("-bit") else None,
-        "usage": _fenced(usage(str(recipe.get("task")), report.get("tier"), repo_id, revision), "python"),
+        "usage": _fenced(
+            usage(str(recipe.get("task")), report.get("tier"), repo_id, revision, recovery.get("base_tier")), "python"
+        ),
         "onnx": _fenced(graph_usage(str(recipe.get("task")), repo_id, revision), "python") if report.get("onnx") else None,
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),

@@ -44,7 +44,8 @@ def _made(report: Mapping[str, Any]) -> Mapping[str, Any]:
     recipe, dropped = report.get("recipe") or {}, (report.get("gate") or {}).get("dropped") or {}
     stages = {"onnx": "onnx", "bitsandbytes": "quantized"}
     left = [entry for entry in _entries(recipe) if stages.get(entry.get("backend", "bitsandbytes")) not in dropped]
-    return {**recipe, "quantization": left} if dropped else recipe
+    kept = {key: value for key, value in recipe.items() if key != "recovery" or "recovered" not in dropped}
+    return {**kept, "quantization": left} if dropped else recipe
 
 
 def _entries(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -71,6 +72,8 @@ def tags(recipe: Mapping[str, Any]) -> list[str]:
     done += ["distilled"] if recipe.get("distillation") else []
     done += ["pruned"] if recipe.get("pruning") else []
     done += _quantization(recipe)
+    recovery = recipe.get("recovery")
+    done += ["lora"] if recovery and recovery.get("keep", "adapter") == "adapter" else []
     given = (recipe.get("publishing") or {}).get("tags") or []
     return list(dict.fromkeys([*done, *filter(None, map(clean, given))]))
 

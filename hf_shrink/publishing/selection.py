@@ -15,6 +15,7 @@ CARD = "README.md"
 REPORT = "hf_shrink_report.json"
 _WEIGHTS = re.compile(r"(model|adapter_model)(-\d{5}-of-\d{5})?\.safetensors")
 _INDEX = re.compile(r"(model|adapter_model)\.safetensors\.index\.json")
+_ADAPTER = re.compile(r"adapter/(adapter_model\.safetensors|adapter_config\.json)")
 _ONNX = re.compile(r"onnx/[A-Za-z0-9][\w-]*\.(onnx|onnx_data|onnx\.data|json)")
 _TEMPLATE = re.compile(r"additional_chat_templates/[A-Za-z0-9][\w-]*\.jinja")
 _CONFIGS = {"config.json", "adapter_config.json"}
@@ -89,12 +90,13 @@ class Selection:
 
 def is_published(name: str) -> bool:
     """Whether a file of this path may be published."""
-    return name in _NAMES or any(pattern.fullmatch(name) for pattern in (_WEIGHTS, _INDEX, _ONNX, _TEMPLATE))
+    return name in _NAMES or any(pattern.fullmatch(name) for pattern in (_WEIGHTS, _INDEX, _ADAPTER, _ONNX, _TEMPLATE))
 
 
 def is_weights(name: str) -> bool:
     """Whether a file of this path holds weights."""
-    return _WEIGHTS.fullmatch(name) is not None or (name.startswith("onnx/") and not name.endswith(".json"))
+    weights = _WEIGHTS.fullmatch(name) is not None or name == "adapter/adapter_model.safetensors"
+    return weights or (name.startswith("onnx/") and not name.endswith(".json"))
 
 
 def is_stale(name: str, kept: set[str]) -> bool:

@@ -55,20 +55,34 @@ FOLDER = "path/to/this/folder"
 """What stands for the model where nobody knows its name on the Hub."""
 
 
-def usage(task: str, tier: str | None, repo_id: str | None = None, revision: str | None = None) -> str:
+def usage(
+    task: str, tier: str | None, repo_id: str | None = None, revision: str | None = None, base_tier: str | None = None
+) -> str:
     """Python that loads the model, where it can with ``transformers.pipeline``, and calls it once.
 
     Args:
         task: a name of ``TASKS``; another one is taken for the Hub's own word.
-        tier: ``plugin`` where transformers must be told how to load it.
+        tier: ``plugin`` where transformers must be told how to load it; ``adapter`` where one lies beside it.
         repo_id: name on the Hub; None writes a folder to fill in.
         revision: branch there; None is ``main``.
+        base_tier: of the model without its adapter.
     """
-    loader = "import hf_shrink  # tells transformers how to load this model\n" if tier == "plugin" else ""
+    loader = "import hf_shrink  # tells transformers how to load this model\n" if "plugin" in (tier, base_tier) else ""
     if task in _SCRIPTS:
         return loader + _SCRIPTS[task].replace(f'"{FOLDER}"', json.dumps(repo_id or FOLDER) + _branch(repo_id, revision))
     word = TASKS[task].pipeline if task in TASKS else task
     call = _CALLS.get(word, 'print(model("Put a text here."))')
+    if tier == "adapter" and task in TASKS:
+        auto, branch = TASKS[task].auto_class, _branch(repo_id, revision)
+        where = f'{{"subfolder": "adapter"{_entry(repo_id, revision)}}}'
+        return (
+            f"{loader}from transformers import {auto}, AutoTokenizer, pipeline\n\n"
+            f"name = {json.dumps(repo_id or FOLDER)}\n"
+            f"base = {auto}.from_pretrained(name{branch})\n"
+            f"base.load_adapter(name, adapter_kwargs={where})  # without it, only the quantised model\n"
+            f"tokenizer = AutoTokenizer.from_pretrained(name{branch})\n"
+            f"model = pipeline({json.dumps(word)}, model=base, tokenizer=tokenizer)\n{call}"
+        )
     load = f"model = pipeline({json.dumps(word)}, model={json.dumps(repo_id or FOLDER)}{_branch(repo_id, revision)})"
     return f"{loader}from transformers import pipeline\n\n{load}\n{call}"
 
@@ -96,6 +110,10 @@ def graph_usage(task: str, repo_id: str | None = None, revision: str | None = No
         f'{opening}tokens = tokenizer("Put a text here.", return_tensors="np")\n'
         "print(session.run(None, {each.name: tokens[each.name] for each in session.get_inputs()})[0])"
     )
+
+
+def _entry(repo_id: str | None, revision: str | None) -> str:
+    return f', "revision": {json.dumps(revision)}' if repo_id is not None and revision is not None else ""
 
 
 def _branch(repo_id: str | None, revision: str | None) -> str:

@@ -168,7 +168,7 @@ def stored_bits(model: nn.Module) -> dict[str, Literal[4, 8]]:
     found: dict[str, Literal[4, 8]] = {}
     for name, layer in model.named_modules():
         kind = type(layer).__name__
-        if kind in ("Linear4bit", "Linear8bitLt"):
+        if kind in ("Linear4bit", "Linear8bitLt") and not hasattr(layer, "base_layer"):  # adapters around one share its name
             found[name] = 4 if kind == "Linear4bit" else 8
     return found
 

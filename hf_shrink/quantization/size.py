@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from transformers import PreTrainedModel
@@ -11,7 +11,7 @@ from hf_shrink.quantization.backend import Tensors, backend_for
 from hf_shrink.quantization.cast import dtype_of
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.plan import keep_plan
-from hf_shrink.targets import projections
+from hf_shrink.targets import features, projections
 
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8", torch.uint8: "U8"}
 
@@ -35,6 +35,24 @@ def predicted_bytes(model: PreTrainedModel, config: QuantizationConfig | None) -
 def bytes_with(model: PreTrainedModel, config: QuantizationConfig, bits: Mapping[str, int]) -> int:
     """The same for ``bits: auto`` after a choice of ``bits`` for each layer; one without an entry stays in float."""
     return _file(_tensors(model, config, bits))
+
+
+def adapter_bytes(model: PreTrainedModel, config: QuantizationConfig, names: Sequence[str], rank: int) -> int:
+    """Bytes of the file with adapters of ``rank`` on the layers ``names``; narrower layers get what they can have."""
+    dtype: torch.dtype = model.dtype if config.dtype is None else getattr(torch, config.dtype)
+    layers, tensors = projections(model), dict[str, tuple[torch.dtype, tuple[int, ...]]]()
+    for name in names:
+        wide, high = features(layers[name])
+        most = min(rank, wide, high)
+        tensors[f"base_model.model.{name}.lora_A.weight"] = (dtype, (most, wide))
+        tensors[f"base_model.model.{name}.lora_B.weight"] = (dtype, (high, most))
+    return _file(tensors)
+
+
+def adapter_parameters(model: PreTrainedModel, names: Sequence[str], rank: int) -> int:
+    """Numbers in those adapters."""
+    layers = projections(model)
+    return sum(min(rank, *features(layers[name])) * sum(features(layers[name])) for name in names)
 
 
 def _file(tensors: Tensors) -> int:

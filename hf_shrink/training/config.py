@@ -1,10 +1,11 @@
-"""The ``optimization`` section: what TrainingArguments have no word for."""
+"""The ``optimization`` and ``recovery`` sections."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from hf_shrink.config import Config, Listed, Names
+from hf_shrink.distillation.config import DistillationConfig, LossTerm
 
 
 class StepDecay(Config):
@@ -54,3 +55,41 @@ class OptimizationConfig(Config):
     )
     schedule: StepDecay | None = Field(None, description="Step or multi-step schedule of the learning rate.")
     penalty: WeightPenalty | None = None
+
+
+class RecoveryConfig(Config):
+    """What quantising took, given back by adapters (LoRA) on every quantised layer, trained or not."""
+
+    rank: int = Field(32, ge=1, description="Of the adapters: (in + out) * rank numbers a layer.")
+    start: Literal["inputs", "weights", "none"] = Field(
+        "inputs",
+        description="Adapters start as the best of their rank for the layers' outputs on the calibration rows, or for the "
+        "weights alone; none: as if they were not there.",
+    )
+    calibration_rows: int = Field(
+        128, ge=1, le=512, description="Training rows that `start: inputs` reads; as many others show what came back."
+    )
+    training: dict[str, Any] | None = Field(
+        None, description="Words of TrainingArguments to train the adapters with; null leaves them as they start."
+    )
+    distillation: DistillationConfig | None = Field(
+        None,
+        description="How training learns from the float student, as in `distillation`; null: forward_kl alone.",
+    )
+    keep: Literal["adapter", "merge"] = Field(
+        "adapter",
+        description="adapter: in `adapter/`, beside the quantised model. merge: added to the weights, which are quantised "
+        "again; refused where the answers come no closer to the float student's.",
+    )
+
+    @model_validator(mode="after")
+    def _is_not_in_vain(self) -> Self:
+        if self.training is None and self.distillation is not None:
+            raise ValueError("distillation would be ignored without training; add training, or remove it.")
+        if self.training is None and self.start == "none":
+            raise ValueError("start: none without training gives nothing back; add training, or use start: inputs.")
+        return self
+
+    def learns(self) -> DistillationConfig:
+        """The loss of the training."""
+        return self.distillation or DistillationConfig(alpha=1.0, losses=(LossTerm(loss="forward_kl"),))

@@ -43,23 +43,39 @@ def with_correction(
     batches = None if calibration is None else [{k: v for k, v in batch.items() if k != "labels"} for batch in calibration]
     if batches is not None and not batches:
         raise RecipeError("recovery: a calibration without batches; give some, or none at all.")
-    bits, errors = stored_bits(small), {}
-    if not bits:
-        raise MismatchError("recovery: no layer of the model is quantised; call quantize first.")
-    for name, width in bits.items():
-        errors[name] = _error(model, small, name, width)
+    errors = {name: _error(model, small, name, width) for name, width in _quantized(small).items()}
     start = _start(model, errors, rank, batches)
-    ranks = {name: len(a) for name, (a, _) in start.items()}
-    config = LoraConfig(
-        r=rank, lora_alpha=rank, target_modules=list(start), rank_pattern=ranks, alpha_pattern=ranks, lora_dropout=0.0
-    )
-    adapted = get_peft_model(small, config)
-    assert isinstance(adapted, PeftModel)
+    adapted = _adapted(small, {name: len(a) for name, (a, _) in start.items()}, rank)
     for name, (a, b) in start.items():
         layer: Any = adapted.get_base_model().get_submodule(name)
         layer.lora_A["default"].weight.data.copy_(a)
         layer.lora_B["default"].weight.data.copy_(b)
     return adapted.eval()
+
+
+def with_adapters(small: PreTrainedModel, *, rank: int) -> PeftModel:
+    """``small`` with adapters on every quantised layer that change nothing before they are trained; see ``with_correction``."""
+    if rank < 1:
+        raise RecipeError(f"recovery: rank {rank}; give 1 or more.")
+    sizes = {name: features(small.get_submodule(name)) for name in _quantized(small)}  # type: ignore[arg-type]
+    return _adapted(small, {name: min(rank, *size) for name, size in sizes.items()}, rank).eval()
+
+
+def _quantized(small: PreTrainedModel) -> Mapping[str, int]:
+    if not (bits := stored_bits(small)):
+        raise MismatchError("recovery: no layer of the model is quantised; call quantize first.")
+    return bits
+
+
+def _adapted(small: PreTrainedModel, ranks: Mapping[str, int], rank: int) -> PeftModel:
+    """Adapters of the rank that each layer can have; ``lora_alpha`` equal to it, so that ``B @ A`` counts as it is."""
+    less = {name: own for name, own in ranks.items() if own != rank}
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, target_modules=list(ranks), rank_pattern=less, alpha_pattern=less, lora_dropout=0.0
+    )
+    adapted = get_peft_model(small, config)
+    assert isinstance(adapted, PeftModel)
+    return adapted
 
 
 @torch.no_grad()
