@@ -11,7 +11,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.loading.shapes import resize
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.models.load import config_of
-from hf_shrink.models.reference import shown
+from hf_shrink.models.reference import refuse_adapter, shown
 from hf_shrink.models.scratch import resized
 from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.tasks import TASKS
@@ -40,6 +40,7 @@ def blueprint(
         RecipeError: a quantised model is to be trained, or sizes do not fit.
         ShrinkError: as ``config_of``.
     """
+    refuse_adapter(reference)
     config = config_of(reference, task=task, revision=revision, label_names=label_names, download=download)
     config = config if sizes is None else resized(config, sizes)
     precision = {} if label_names is None else {"dtype": torch.float32}

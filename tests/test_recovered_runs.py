@@ -15,11 +15,12 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_shrink import Recipe, gated, recovering, run
-from hf_shrink.errors import QualityError, RecipeError
+from hf_shrink.errors import MismatchError, QualityError, RecipeError
 from hf_shrink.files import sha256
 from hf_shrink.loading.save import save
 from hf_shrink.measurement.gate import judge_gate
 from hf_shrink.measurement.subjects import load
+from hf_shrink.models.load import load_model
 from hf_shrink.plan import make_plan
 from hf_shrink.publishing.selection import select
 from hf_shrink.training.trainer import ShrinkTrainer
@@ -98,6 +99,15 @@ def test_the_adapter_lies_beside_the_model_and_every_number_is_about_both(own: P
                 total += float(model(input_ids=block, labels=block).loss) * (block.shape[1] - 1)
                 count += block.shape[1] - 1
     assert math.exp(total / count) == pytest.approx(value(recovered, "perplexity"), rel=1e-4)
+
+
+def test_a_teacher_without_its_adapter_is_no_teacher(own: Path):
+    """Loading takes the model alone: the student would learn from the one that recovery was to make better."""
+    words = ["output_dir=runs/new", "teacher={model: runs/lm}", "distillation={losses: [{loss: forward_kl}]}"]
+    with pytest.raises(MismatchError, match=r"the adapter in adapter/adapter_config\.json would be left out"):
+        make_plan(recipe(*words))
+    with pytest.raises(MismatchError, match="would be left out"):
+        load_model("runs/lm")
 
 
 def test_what_the_card_says_is_how_it_loads(own: Path, capsys: pytest.CaptureFixture[str]):

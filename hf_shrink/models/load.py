@@ -24,7 +24,7 @@ from hf_shrink.finite import check_finite
 from hf_shrink.lines import few, first_line
 from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
-from hf_shrink.models.reference import check_source, is_local, shown
+from hf_shrink.models.reference import check_source, is_local, refuse_adapter, shown
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.sentences import as_sentence_model
 from hf_shrink.tables import pick
@@ -120,6 +120,7 @@ def load_for(
         NonFiniteError: a weight is NaN or infinite.
         ResourceError, SecurityError: as ``load_tokenizer``. IntegrityError: the weights file is damaged.
     """
+    refuse_adapter(reference)
     name = f"model {shown(reference)}"
     config, kind = _config(reference, revision), pick(TASKS, task, "task")
     known = [name for _, name in sorted(dict(config.id2label or {}).items())]
@@ -158,6 +159,7 @@ def load_model(reference: str, *, revision: str | None = None) -> PreTrainedMode
     In eval mode, every weight accounted for and finite; only safetensors are read. Arguments and errors as in
     ``load_for``.
     """
+    refuse_adapter(reference)
     name, config = f"model {shown(reference)}", _config(reference, revision)
     named = (config.architectures or [""])[0]
     kind: Any = getattr(transformers, named, AutoModel)

@@ -6,7 +6,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from hf_shrink.errors import RecipeError, ResourceError, SecurityError
+from hf_shrink.adapters import CONFIG, FOLDER, holds_adapter
+from hf_shrink.errors import MismatchError, RecipeError, ResourceError, SecurityError
 from hf_shrink.lines import without_home
 
 _PACKAGE = "package:"
@@ -75,6 +76,19 @@ def local_folder(reference: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(source, revision=revision, local_files_only=True))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError):
         raise ResourceError(f"{shown(reference)}: not on this machine; run the command online once.") from None
+
+
+def refuse_adapter(reference: str) -> None:
+    """Refuse a folder whose model is meant with the adapter beside it: loading takes the model alone.
+
+    Raises:
+        MismatchError: there is one.
+    """
+    if holds_adapter(Path(resolve(reference))):
+        raise MismatchError(
+            f"{shown(reference)}: the adapter in {FOLDER}/{CONFIG} would be left out here.\n"
+            "Name the model of an earlier stage, or run its recipe with recovery.keep: merge."
+        )
 
 
 def shown(reference: str) -> str:
