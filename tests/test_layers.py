@@ -1,6 +1,7 @@
 """Imports go one way. What this prevents: a room that quietly needs its neighbour and can no longer be changed alone."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,7 @@ ONLY_IN = {
 }
 
 
+@cache
 def imports(path: Path) -> list[tuple[int, str]]:
     """Line and dotted name of everything a file imports, wherever in the file it does so."""
     found = []
