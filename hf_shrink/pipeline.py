@@ -14,10 +14,10 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.gated import check_quality
 from hf_shrink.job import Job
 from hf_shrink.loading.save import save
+from hf_shrink.markdown import clean
 from hf_shrink.measured import measure_stages
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.measurement.markdown import clean
 from hf_shrink.models.load import load_for
 from hf_shrink.pages import write_page
 from hf_shrink.plan import prepare

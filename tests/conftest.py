@@ -1,9 +1,11 @@
 """Settings every test runs under: no network, one thread, no colours, caches in a folder of the run's own."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 _CACHE = tempfile.TemporaryDirectory(prefix="hf-shrink-tests-")
@@ -56,3 +58,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "stdout.json").write_text(done.stdout)
     (folder / "stderr.txt").write_text(done.stderr)
     return folder
+
+
+@pytest.fixture
+def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the finished project, as the current folder."""
+    copy = tmp_path / "own"
+    shutil.copytree(project, copy)
+    monkeypatch.chdir(copy)
+    yield copy

@@ -8,6 +8,7 @@ import torch
 from transformers import BertForMaskedLM, T5ForConditionalGeneration
 
 from hf_shrink import Recipe
+from hf_shrink.files import files_below, sha256
 from tests.tiny import (
     COLOURS,
     VOCABULARY,
@@ -161,3 +162,13 @@ def tiny_overrides(project: Path, *, memory: bool = False, gradual: bool = True)
         f"measurement.memory={str(memory).lower()}",
         *(["pruning.0.begin_step=0", "pruning.0.end_step=2"] if gradual else []),
     ]
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """sha256 of every file below a folder."""
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files_below(folder)}
+
+
+def quickstart(*overrides: str) -> Recipe:
+    """The recipe of the current folder's finished project."""
+    return Recipe.from_yaml(Path("recipes/quickstart.yaml"), overrides=overrides)

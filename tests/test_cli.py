@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from hf_shrink import errors
 from hf_shrink.cli import app, reported
 from hf_shrink.files import files_below, sha256
+from tests import warm
 
 BIN = Path(sys.executable).parent / "hf-shrink"
 COMMANDS = ("run", "plan", "measure", "compare", "inspect", "init", "schema", "env")
@@ -253,4 +254,4 @@ def test_an_error_never_shows_the_home_folder(capsys: pytest.CaptureFixture[str]
 @pytest.mark.parametrize("words", ["compare runs/quickstart", "inspect runs/quickstart", "plan recipes/quickstart.yaml"])
 def test_json_is_one_object(project: Path, words: str):
     """JSON inside a JSON string parses, and then nothing is found in it."""
-    assert isinstance(json.loads(hf_shrink(*words.split(), "--json", cwd=project).stdout), dict)
+    assert isinstance(json.loads(warm.hf_shrink(*words.split(), "--json", cwd=project).stdout), dict)

@@ -9,7 +9,21 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "hf_shrink"
 LAYERS = [
     {"errors"},
-    {"anatomy", "families", "heads", "targets", "tables", "config", "explain", "files", "finite", "lines", "quiet", "ranks"}
+    {
+        "anatomy",
+        "families",
+        "heads",
+        "targets",
+        "tables",
+        "config",
+        "explain",
+        "files",
+        "finite",
+        "lines",
+        "markdown",
+        "quiet",
+        "ranks",
+    }
     | {
         "inside",
         "workspace",
@@ -25,6 +39,8 @@ LAYERS = [
         "sentence_checks",
         "onnx_model",
         "adapters",
+        "grids",
+        "markdown",
         "stored",
     },
     {"data", "distillation", "pruning", "quantization", "measurement"},

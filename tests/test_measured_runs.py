@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +18,9 @@ from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.page import PAGE
 from hf_shrink.publishing.selection import is_published, select
 from tests.project import make_project, tiny_overrides
+from tests.warm import hf_shrink
 
 ROOT = Path(__file__).parent.parent
-BIN = Path(sys.executable).parent
-TEXT: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
 
 
 def test_a_run_measures_confidence_and_robustness_of_every_model(project: Path):
@@ -49,8 +46,8 @@ def test_a_run_leaves_a_page_that_stays_at_home(project: Path):
 
 
 def test_compare_prints_numbers_for_programs_and_draws_for_people(project: Path, tmp_path: Path):
-    words = [str(BIN / "hf-shrink"), "compare", str(project / "runs" / "quickstart"), "--csv"]
-    done = subprocess.run([*words, "--html", str(tmp_path / "page.html"), "--plots", str(tmp_path / "plots")], **TEXT)
+    words = ["compare", str(project / "runs" / "quickstart"), "--csv"]
+    done = hf_shrink(*words, "--html", str(tmp_path / "page.html"), "--plots", str(tmp_path / "plots"))
     assert done.returncode == 0, done.stderr
     lines = list(csv.DictReader(io.StringIO(done.stdout)))
     stages, _ = read_report(project / "runs" / "quickstart")
@@ -68,11 +65,11 @@ def test_compare_prints_numbers_for_programs_and_draws_for_people(project: Path,
 
 def test_two_forms_at_once_and_a_page_that_cannot_be_written_are_refused(project: Path, tmp_path: Path):
     """The second form would be ignored, and the first one found missing after the measuring."""
-    words = [str(BIN / "hf-shrink"), "compare", str(project / "runs" / "quickstart")]
-    assert subprocess.run([*words, "--csv", "--json"], **TEXT).returncode == 2
-    done = subprocess.run([*words, "--html", str(tmp_path / "nowhere" / "page.html")], **TEXT)
+    words = ["compare", str(project / "runs" / "quickstart")]
+    assert hf_shrink(*words, "--csv", "--json").returncode == 2
+    done = hf_shrink(*words, "--html", str(tmp_path / "nowhere" / "page.html"))
     assert done.returncode == 4 and "page.html: cannot be written" in done.stderr
-    done = subprocess.run([*words[:2], str(project / "base"), "--plots", str(tmp_path / "plots")], **TEXT)
+    done = hf_shrink(words[0], str(project / "base"), "--plots", str(tmp_path / "plots"))
     assert done.returncode == 2 and "no quality to draw" in done.stderr and not (tmp_path / "plots").exists()
 
 

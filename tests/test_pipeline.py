@@ -4,16 +4,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from hf_shrink import Recipe, run
-from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, ShrinkError
-from hf_shrink.files import files_below, sha256
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ShrinkError
 from hf_shrink.plan import make_plan
-from tests.project import make_project, tiny_overrides
+from tests.project import digests, make_project, quickstart, tiny_overrides
 
 WITHOUT_HF_SHRINK = """
 import json, sys, torch
@@ -27,24 +25,6 @@ label = pipeline("text-classification", folder)("a blue stone")[0]["label"]
 assert not [name for name in sys.modules if name.startswith("hf_shrink")], "hf_shrink was imported"
 print(json.dumps({"logits": logits.tolist(), "label": label}))
 """
-
-
-def digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file below a folder."""
-    return {path.relative_to(folder).as_posix(): sha256(path) for path in files_below(folder)}
-
-
-@pytest.fixture
-def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the finished project, as the current folder."""
-    copy = tmp_path / "own"
-    shutil.copytree(project, copy)
-    monkeypatch.chdir(copy)
-    yield copy
-
-
-def recipe(*overrides: str) -> Recipe:
-    return Recipe.from_yaml(Path("recipes/quickstart.yaml"), overrides=overrides)
 
 
 def test_stdout_is_the_report_alone_and_stderr_is_silent(project: Path):
@@ -95,7 +75,7 @@ def test_every_stage_is_measured_and_the_small_model_is_smaller(project: Path):
 
 def test_the_plan_is_right_to_the_parameter_and_to_one_percent_of_the_bytes(own: Path):
     """A plan that is off sends people to the wrong machine."""
-    plan = {stage.name: stage for stage in make_plan(recipe()).stages}
+    plan = {stage.name: stage for stage in make_plan(quickstart()).stages}
     report = json.loads((own / "runs/quickstart/hf_shrink_report.json").read_text())
     assert [stage["name"] for stage in report["stages"]] + ["report"] == list(plan)
     for stage in report["stages"]:
@@ -103,73 +83,6 @@ def test_the_plan_is_right_to_the_parameter_and_to_one_percent_of_the_bytes(own:
         if "parameters" in values:
             assert plan[stage["name"]].parameters == values["parameters"]
             assert plan[stage["name"]].bytes == pytest.approx(values["bytes_on_disk"], rel=0.01)
-
-
-def test_a_second_run_does_nothing_and_changes_no_file(own: Path):
-    """An hour of training must not be repeated because somebody looked again."""
-    before = digests(own)
-    outcome = run(recipe())
-    assert digests(own) == before and outcome.report["baseline"] == "teacher"
-
-
-def test_a_deleted_stage_is_made_again_and_the_rest_is_kept(own: Path):
-    before = digests(own / "runs/quickstart")
-    shutil.rmtree(own / "runs/quickstart/stages/shrunk")
-    run(recipe())
-    after = digests(own / "runs/quickstart")
-    assert after["stages/shrunk/model.safetensors"] == before["stages/shrunk/model.safetensors"]
-    assert after["model.safetensors"] == before["model.safetensors"]
-
-
-def test_a_damaged_stage_is_an_integrity_error_naming_the_file(own: Path):
-    path = own / "runs/quickstart/stages/student/model.safetensors"
-    raw = bytearray(path.read_bytes())
-    raw[-1] ^= 1
-    path.write_bytes(raw)
-    with pytest.raises(IntegrityError, match=r"stages/student/model\.safetensors"):
-        run(recipe())
-
-
-def test_a_changed_recipe_is_shown_as_a_diff_and_refused(own: Path):
-    """Two experiments mixed in one folder are neither."""
-    before = digests(own)
-    with pytest.raises(RecipeError, match=r"(?s)-.*bits: 8.*\+.*bits: 4.*--accept-changes quantization\.0\.bits"):
-        run(recipe("quantization.0.bits=4"))
-    assert digests(own) == before
-
-
-def test_an_accepted_change_runs_only_the_stages_it_reaches(own: Path):
-    before = digests(own / "runs/quickstart")
-    outcome = run(
-        recipe("quantization.0.bits=4", "measurement.memory=false"),
-        accept_changes=["quantization.0.bits", "measurement.memory"],
-    )
-    after = digests(own / "runs/quickstart")
-    assert after["stages/student/model.safetensors"] == before["stages/student/model.safetensors"]
-    assert after["model.safetensors"] != before["model.safetensors"]
-    assert outcome.report["recipe"]["quantization"] == [{"bits": 4}, {"backend": "onnx"}]
-
-
-@pytest.mark.parametrize("key", ["quantization.0.bit", "seed"])
-def test_accepting_a_key_that_did_not_change_is_refused(own: Path, key: str):
-    with pytest.raises(RecipeError, match="has not changed"):
-        run(recipe(), accept_changes=[key])
-
-
-def test_changed_data_under_the_same_name_is_refused(own: Path):
-    """The report would mix two data sets."""
-    with (own / "data/train.csv").open("a") as file:
-        file.write("the red door,red\n")
-    with pytest.raises(IntegrityError, match="fingerprint of train"):
-        run(recipe())
-
-
-def test_overwrite_starts_anew_and_leaves_the_users_files(own: Path):
-    mine = own / "runs/quickstart/notes.txt"
-    mine.write_text("mine")
-    outcome = run(recipe("seed=1", "quantization=null", "measurement.memory=false"), overwrite=True)
-    assert mine.read_text() == "mine"
-    assert [stage["name"] for stage in outcome.report["stages"]][-1] == "shrunk"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +104,7 @@ def test_what_cannot_work_is_refused_before_anything_is_trained_or_written(
     """Bad input found after the training costs the user the training."""
     before = digests(own)
     with pytest.raises(error, match=says) as caught:
-        run(recipe(*overrides, "output_dir=runs/new", "measurement.memory=false"))
+        run(quickstart(*overrides, "output_dir=runs/new", "measurement.memory=false"))
     assert digests(own) == before and not (own / "runs/new").exists()
     assert len(str(caught.value).splitlines()) <= 3
 
@@ -206,21 +119,14 @@ def test_a_non_finite_weight_is_found_in_the_weights(own: Path):
     weights[name][0, 0] = float("nan")
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(ShrinkError, match=r"query\.weight") as caught:
-        run(recipe("output_dir=runs/new", "measurement.memory=false"))
+        run(quickstart("output_dir=runs/new", "measurement.memory=false"))
     assert caught.value.code == 3
-
-
-def test_output_dir_that_is_a_file_is_refused_first(own: Path):
-    (own / "runs/new").write_text("mine")
-    with pytest.raises(ResourceError, match="is a file"):
-        run(recipe("output_dir=runs/new", "measurement.memory=false"))
-    assert (own / "runs/new").read_text() == "mine"
 
 
 def test_a_teacher_taken_as_it_comes_and_no_quantization(own: Path):
     """The other road through the stages: nothing to fine-tune, nothing to quantise."""
     outcome = run(
-        recipe(
+        quickstart(
             "teacher={model: runs/quickstart/stages/teacher}",
             "model=runs/quickstart/stages/teacher",
             "quantization=null",
@@ -235,7 +141,7 @@ def test_a_teacher_taken_as_it_comes_and_no_quantization(own: Path):
 
 def test_plain_training_without_teacher_or_pruning(own: Path):
     outcome = run(
-        recipe(
+        quickstart(
             "teacher=null",
             "distillation=null",
             "pruning=[]",
@@ -249,7 +155,7 @@ def test_plain_training_without_teacher_or_pruning(own: Path):
 
 
 def test_half_precision_is_a_way_to_store(own: Path):
-    outcome = run(recipe("quantization={bits: 16, dtype: bfloat16}", "output_dir=runs/new", "measurement.memory=false"))
+    outcome = run(quickstart("quantization={bits: 16, dtype: bfloat16}", "output_dir=runs/new", "measurement.memory=false"))
     sizes = {s["name"]: {m["name"]: m["value"] for m in s["measurements"]} for s in outcome.report["stages"]}
     assert sizes["quantized"]["bytes_on_disk"] < 0.6 * sizes["shrunk"]["bytes_on_disk"]
 
@@ -266,7 +172,7 @@ def test_a_teacher_with_the_labels_in_another_order_teaches_and_is_judged_by_nam
     )
     shutil.copytree("runs/quickstart/stages/teacher", "turned")
     model.save_pretrained("turned")
-    turned = recipe(
+    turned = quickstart(
         "teacher={model: turned}",
         "student={layers: 3}",
         "quantization=null",
@@ -285,13 +191,6 @@ def test_a_teacher_with_the_labels_in_another_order_teaches_and_is_judged_by_nam
     assert len(accuracies) == 2 and accuracies[0] == accuracies[1]
 
 
-def test_accepted_changes_of_the_data_are_not_refused_as_changed_data(own: Path):
-    """The flag that the refusal names has to work."""
-    less = recipe("data.train_samples=40", "measurement.memory=false")
-    outcome = run(less, accept_changes=recipe().changed_keys(less))
-    assert outcome.report["recipe"]["data"]["train_samples"] == 40
-
-
 def test_the_plan_of_a_model_with_layers_of_different_widths_is_right(own: Path):
     """A stock config cannot say them: built from it alone, the plan would speak of another model."""
     from hf_shrink import PruningConfig, prune
@@ -302,7 +201,9 @@ def test_the_plan_of_a_model_with_layers_of_different_widths_is_right(own: Path)
     odd = prune(dense, PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.0.intermediate.dense"]))
     assert save(odd, own / "odd", tokenizer=load_tokenizer("base")) == "plugin"
     plan = make_plan(
-        recipe("model=odd", "teacher=null", "distillation=null", "pruning=[]", "student={start: model}", "quantization=null")
+        quickstart(
+            "model=odd", "teacher=null", "distillation=null", "pruning=[]", "student={start: model}", "quantization=null"
+        )
     )
     student = next(stage for stage in plan.stages if stage.name == "student")
     assert student.parameters == odd.num_parameters() < dense.num_parameters()
@@ -316,7 +217,7 @@ def test_the_plan_of_a_start_in_half_precision_is_that_of_the_float_model_it_tra
     load_for(
         "text-classification", "base", new_head=True, label_names=("red", "green", "blue"), dtype="bfloat16"
     ).save_pretrained("base")
-    sizes = {stage.name: stage.bytes for stage in make_plan(recipe()).stages}
+    sizes = {stage.name: stage.bytes for stage in make_plan(quickstart()).stages}
     written = own / "runs/quickstart/stages/student/model.safetensors"
     assert sizes["student"] == pytest.approx(written.stat().st_size, rel=0.01)
 
@@ -324,14 +225,16 @@ def test_the_plan_of_a_start_in_half_precision_is_that_of_the_float_model_it_tra
 def test_a_quantised_start_is_refused_by_the_plan(own: Path):
     with pytest.raises(RecipeError, match="8 bits"):
         make_plan(
-            recipe("model=runs/quickstart", "student={layers: 2}", "teacher=null", "distillation=null", "output_dir=runs/new")
+            quickstart(
+                "model=runs/quickstart", "student={layers: 2}", "teacher=null", "distillation=null", "output_dir=runs/new"
+            )
         )
 
 
 def test_masks_are_not_counted_as_weights_of_the_student(own: Path):
     """One byte a weight: the file beside the model would make it a quarter larger than it is."""
     outcome = run(
-        recipe(
+        quickstart(
             "teacher=null",
             "distillation=null",
             "student={start: model}",
@@ -346,21 +249,12 @@ def test_masks_are_not_counted_as_weights_of_the_student(own: Path):
     assert sizes["student"]["bytes_on_disk"] == (own / "runs/new/stages/student/model.safetensors").stat().st_size
 
 
-@pytest.mark.parametrize("where", ["runs/own", "runs/own/stages/teacher"])
-def test_a_run_that_would_write_over_the_model_it_starts_from_is_refused(own: Path, where: str):
-    shutil.copytree("base", where)
-    before = digests(own)
-    with pytest.raises(RecipeError, match="lies in output_dir"):
-        run(recipe(f"model={where}", f"teacher.model={where}", "output_dir=runs/own"), overwrite=True)
-    assert digests(own) == before
-
-
 def test_a_start_that_cannot_be_loaded_is_found_before_the_teacher_is_trained(own: Path):
     """An hour of fine-tuning, and then the student's file turns out to be broken."""
     shutil.copytree("base", "other")
     Path("other/model.safetensors").write_bytes(b"no weights")
     with pytest.raises(IntegrityError, match="damaged"):
-        run(recipe("model=other", "student={layers: 3}", "output_dir=runs/new", "measurement.memory=false"))
+        run(quickstart("model=other", "student={layers: 3}", "output_dir=runs/new", "measurement.memory=false"))
     assert not (own / "runs/new/stages/teacher").exists()
 
 

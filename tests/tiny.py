@@ -206,3 +206,12 @@ def colour_tokens(rows: int, *, seed: int = 0) -> Dataset:
     tokenizer = tiny_tokenizer()
     data = colour_texts(rows, seed=seed).rename_column("label", "labels")
     return data.map(lambda batch: tokenizer(batch["text"]), batched=True, remove_columns=["text"])
+
+
+def spread(model: PreTrainedModel) -> PreTrainedModel:
+    """The model in eval mode with larger weights, and biases that are not zero, so that every unit matters to the output."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model.eval()

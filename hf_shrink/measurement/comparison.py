@@ -6,8 +6,8 @@ import io
 from dataclasses import dataclass
 from typing import Any
 
-from hf_shrink.measurement.markdown import cell as table_cell
-from hf_shrink.measurement.markdown import clean, inline
+from hf_shrink.grids import as_markdown, as_rich
+from hf_shrink.markdown import clean
 from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.values import PRECISIONS, Measurement, Report
 
@@ -94,25 +94,11 @@ class Comparison:
 
     def markdown(self) -> str:
         """A pipe table, every cell escaped, and the settings below it."""
-        header, *body = [[table_cell(text) for text in line] for line in self.grid()]
-        ruler = ["---", *["---:"] * len(self.names)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *body])
-        notes = "\n".join(f"- {inline(line)}" for line in (*self.warnings, *self.settings))
-        return f"{table}\n\n{notes}".strip() if notes else table
+        return as_markdown(self.grid(), (*self.warnings, *self.settings))
 
     def rich(self) -> Any:
         """A ``rich.table.Table``, with the settings as its caption."""
-        from rich.table import Table
-        from rich.text import Text
-
-        header, *body = self.grid()
-        caption = "\n".join(clean(line) for line in (*self.warnings, *self.settings))
-        table = Table(caption=Text(caption) if caption else None, caption_justify="left")
-        for i, title in enumerate(header):
-            table.add_column(Text(clean(title)), justify="right" if i else "left")
-        for line in body:
-            table.add_row(*(Text(clean(text)) for text in line))
-        return table
+        return as_rich(self.grid(), (*self.warnings, *self.settings))
 
     def csv(self) -> str:
         """One line a number, with a header: who, what, how, value, unit, interval and ratio to the baseline."""

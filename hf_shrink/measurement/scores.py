@@ -107,6 +107,27 @@ def _spearman(answers: Estimates, weights: Weights) -> npt.NDArray[np.float64]:
     return correlation(midranks(answers.predicted, weights), midranks(answers.labels, weights), weights)
 
 
+def _of_tokens(kind: type[TokenAnswers], perplexity: str, accuracy: str) -> tuple[Score, Score]:
+    """Both numbers of answers about tokens, under the names that each kind of model gives them."""
+    return (
+        Score(
+            perplexity,
+            kind,
+            whole=lambda a: score(Perplexity, a.nll, a.tokens),
+            weighted=_perplexity,
+            unit="ppl",
+            scale=1.0,
+            change="ratio",
+        ),
+        Score(
+            accuracy,
+            kind,
+            whole=lambda a: score(Accuracy, a.best, a.labels),
+            weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
+        ),
+    )
+
+
 SCORES: tuple[Score, ...] = (
     Score(
         "accuracy",
@@ -120,36 +141,8 @@ SCORES: tuple[Score, ...] = (
         whole=lambda p: score(MacroF1, p.predicted, p.labels),
         weighted=lambda p, weights: macro_f1(p.predicted, p.labels, weights),
     ),
-    Score(
-        "perplexity",
-        NextTokens,
-        whole=lambda a: score(Perplexity, a.nll, a.tokens),
-        weighted=_perplexity,
-        unit="ppl",
-        scale=1.0,
-        change="ratio",
-    ),
-    Score(
-        "next_token_accuracy",
-        NextTokens,
-        whole=lambda a: score(Accuracy, a.best, a.labels),
-        weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
-    ),
-    Score(
-        "masked_perplexity",
-        MaskedTokens,
-        whole=lambda a: score(Perplexity, a.nll, a.tokens),
-        weighted=_perplexity,
-        unit="ppl",
-        scale=1.0,
-        change="ratio",
-    ),
-    Score(
-        "masked_token_accuracy",
-        MaskedTokens,
-        whole=lambda a: score(Accuracy, a.best, a.labels),
-        weighted=lambda a, weights: _share(a, a.best == a.labels, weights),
-    ),
+    *_of_tokens(NextTokens, "perplexity", "next_token_accuracy"),
+    *_of_tokens(MaskedTokens, "masked_perplexity", "masked_token_accuracy"),
     Score(
         "answer_f1",
         Spans,

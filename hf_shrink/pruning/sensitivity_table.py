@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from hf_shrink.grids import as_markdown, as_rich
+
 
 @dataclass(frozen=True)
 class Words:
@@ -132,21 +134,8 @@ class Sensitivity:
 
     def markdown(self) -> str:
         """A pipe table with the captions below it."""
-        header, *body = [[cell.replace("|", "\\|") for cell in line] for line in self.grid()]
-        body = [[f"`{line[0]}`", *line[1:]] for line in body]
-        ruler = ["---", *["---:"] * (len(header) - 1)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in [header, ruler, *body])
-        return table + "\n\n" + "\n".join(f"- {line}" for line in self.captions())
+        return as_markdown(self.grid(), self.captions())
 
     def rich(self) -> Any:
         """A ``rich.table.Table`` with the captions below it."""
-        from rich.table import Table
-        from rich.text import Text
-
-        header, *body = self.grid()
-        table = Table(caption=Text("\n".join(self.captions())), caption_justify="left")
-        for i, title in enumerate(header):
-            table.add_column(Text(title), justify="right" if i else "left")
-        for line in body:
-            table.add_row(*(Text(cell) for cell in line))
-        return table
+        return as_rich(self.grid(), self.captions())

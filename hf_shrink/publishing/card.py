@@ -13,9 +13,9 @@ from markupsafe import Markup
 
 from hf_shrink.errors import IntegrityError
 from hf_shrink.lines import first_line
+from hf_shrink.markdown import cell, clean, code, inline
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.measurement.markdown import cell, clean, code, inline
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.numbers import quantity, spread
 from hf_shrink.measurement.reports import artefact

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.markdown import clean
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.measurement.markdown import clean
 from hf_shrink.measurement.tradeoffs import Tradeoff, tradeoffs
 from hf_shrink.measurement.values import ReliabilityBin, Report
 from hf_shrink.publishing.plots import COLOURS, INK, MARKERS, write_panels

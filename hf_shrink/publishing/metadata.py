@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_shrink.markdown import clean
 from hf_shrink.measurement.energy import footprint
-from hf_shrink.measurement.markdown import clean
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.private import last_name

@@ -8,9 +8,9 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hf_shrink.markdown import clean
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.measurement.markdown import clean
 from hf_shrink.measurement.tradeoffs import tradeoffs
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.card import verdict

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Sequence
 
-from hf_shrink.measurement.markdown import clean
+from hf_shrink.markdown import clean
 from hf_shrink.measurement.numbers import digits
 from hf_shrink.measurement.tradeoffs import Point, Tradeoff
 from hf_shrink.measurement.values import ReliabilityBin

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from hf_shrink.grids import as_markdown, as_rich
+
 
 @dataclass(frozen=True)
 class LayerBits:
@@ -101,20 +103,8 @@ class MixedPlan:
 
     def markdown(self) -> str:
         """A pipe table with the captions below it."""
-        header, *body = self.grid()
-        rows = [header, ["---", *["---:"] * (len(header) - 1)], *([f"`{line[0]}`", *line[1:]] for line in body)]
-        table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-        return table + "\n\n" + "\n".join(f"- {line}" for line in self.captions())
+        return as_markdown(self.grid(), self.captions())
 
     def rich(self) -> Any:
         """A ``rich.table.Table`` with the captions below it."""
-        from rich.table import Table
-        from rich.text import Text
-
-        header, *body = self.grid()
-        table = Table(caption=Text("\n".join(self.captions())), caption_justify="left")
-        for i, title in enumerate(header):
-            table.add_column(Text(title), justify="right" if i else "left")
-        for line in body:
-            table.add_row(*map(Text, line))
-        return table
+        return as_rich(self.grid(), self.captions())

@@ -18,11 +18,11 @@ from transformers import (
     pipeline,
 )
 
-from hf_shrink import OnnxModel, PruningConfig, QuantizationConfig, export_onnx, prune, quantize
-from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError, ResourceError
+from hf_shrink import OnnxModel, PruningConfig, QuantizationConfig, export_onnx, prune
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError
 from hf_shrink.files import files_below, sha256
 from hf_shrink.loading import onnx_export
-from tests.tiny import VOCABULARY, tiny_causal_lm, tiny_classifier, tiny_config, tiny_inputs, tiny_tokenizer
+from tests.tiny import VOCABULARY, tiny_classifier, tiny_config, tiny_inputs, tiny_tokenizer
 
 AUTOS = {
     "text-classification": AutoModelForSequenceClassification,
@@ -217,29 +217,6 @@ def test_static_ranges_come_from_the_calibration(tmp_path: Path):
             export_onnx(model, tmp_path / "no", wanted, calibration=calibration)
 
 
-@pytest.mark.parametrize(
-    ("model", "error", "words"),
-    [
-        (lambda: tiny_classifier("vit"), RecipeError, "'vit' are not exported"),
-        (lambda: tiny_classifier("t5"), RecipeError, "'t5' are not exported"),
-        (lambda: quantize(tiny_classifier(), QuantizationConfig()), RecipeError, "quantised already"),
-        (lambda: AutoModelForCausalLM.from_config(tiny_config("bert", is_decoder=True)), RecipeError, "BertLMHeadModel"),
-    ],
-    ids=["vit", "t5", "quantised", "bert as a decoder"],
-)
-def test_what_is_not_exported_is_refused_and_leaves_no_file(model: Any, error: Any, words: str, tmp_path: Path):
-    with pytest.raises(error, match=words):
-        export_onnx(model(), tmp_path / "out")
-    assert files_below(tmp_path) == []
-
-
-def test_a_weight_that_is_not_finite_is_refused(tmp_path: Path):
-    model = tiny_causal_lm("gpt2")
-    model.transformer.h[0].mlp.c_fc.weight.data[0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match="c_fc"):
-        export_onnx(model, tmp_path / "out")
-
-
 def test_a_graph_that_computes_something_else_is_never_put_in_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bert: Path
 ):
@@ -298,25 +275,3 @@ def test_inputs_that_the_graph_does_not_take_are_refused(exports: Any, bert: Pat
         graph.to("cuda")
     with pytest.raises(RecipeError, match="precision"):
         graph.to(torch.float16)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"backend": "onnx", "bits": 4}, "bits: 4"),
-        ({"backend": "onnx", "threshold": 6.0}, "threshold would be ignored"),
-        ({"mode": "static"}, "mode would be ignored"),
-        ({"backend": "onnx", "calibration_rows": 8}, "calibration_rows would be ignored"),
-        ({"backend": "onxx"}, "'bitsandbytes' or 'onnx'"),
-    ],
-)
-def test_options_of_the_other_backend_are_refused(words: dict[str, Any], message: str):
-    with pytest.raises(RecipeError, match=message):
-        QuantizationConfig(**words)
-
-
-def test_the_other_backend_is_refused_where_it_makes_no_sense(tmp_path: Path):
-    with pytest.raises(RecipeError, match="call export_onnx"):
-        quantize(tiny_classifier(), DYNAMIC)
-    with pytest.raises(RecipeError, match="backend='onnx'"):
-        export_onnx(tiny_classifier(), tmp_path, QuantizationConfig())

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
     AutoModelForQuestionAnswering,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -18,68 +17,12 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, ShrinkError, prune, quantize
-from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError, ResourceError
+from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, prune, quantize
+from hf_shrink.errors import RecipeError
 from hf_shrink.loading.save import save
-from hf_shrink.pruning.config import fit_for_bits
-from tests.loading.cuts import assert_same, noisy
+from tests.loading.asked import FFN, HEADS, HIDDEN, LAYERS, STORED, STRUCTURES, auto, folder_of, in_memory, load
+from tests.loading.cuts import assert_same
 from tests.tiny import ALL_FAMILIES, tiny_causal_lm, tiny_classifier, tiny_config
-
-HEADS = PruningConfig(structure="heads", sparsity=0.5, round_to=1)
-FFN = PruningConfig(structure="ffn", sparsity=0.5, round_to=8)
-LAYERS = PruningConfig(structure="layers", sparsity=1 / 3)
-HIDDEN = PruningConfig(structure="hidden", sparsity=0.25, round_to=8)
-STRUCTURES = {
-    "heads": [HEADS],
-    "ffn": [FFN],
-    "layers": [LAYERS],
-    "hidden": [HIDDEN],
-    "single": [PruningConfig(sparsity=0.5)],
-    "random": [PruningConfig(sparsity=0.3, criterion="random")],
-    "threshold": [PruningConfig(threshold=0.5, threshold_in="std")],
-    "n_of_m": [PruningConfig(structure="n_of_m", pattern=(2, 4), criterion="magnitude_l2")],
-    "block": [PruningConfig(structure="block", block=(4, 8), sparsity=0.5)],
-    "global": [PruningConfig(structure="ffn", sparsity=0.5, allocation="global", criterion="magnitude_l2")],
-    "one target": [PruningConfig(structure="heads", sparsity=0.5, round_to=1, target_modules=["0.attention.self.query"])],
-    "hidden before layers": [HIDDEN, LAYERS],
-    "all": [LAYERS, HIDDEN, HEADS, FFN],
-    "zeros in less": [HIDDEN, LAYERS, FFN, PruningConfig(sparsity=0.5, target_modules=["query", "attention.output.dense"])],
-    "nothing": [],
-}
-STORED = {
-    "float": None,
-    "int8": QuantizationConfig(bits=8),
-    "nf4": QuantizationConfig(bits=4),
-    "bf16": QuantizationConfig(bits=16, dtype="bfloat16"),
-    "int8-bf16": QuantizationConfig(bits=8, dtype="bfloat16", threshold=0.0),
-    "fp4-bf16": QuantizationConfig(bits=4, quant_type="fp4", dtype="bfloat16", double_quant=False, compute_dtype="bfloat16"),
-}
-
-
-def auto(family: str):
-    return AutoModelForImageClassification if family == "vit" else AutoModelForSequenceClassification
-
-
-def folder_of(model, path: Path, **more) -> Path:
-    noisy(model).save_pretrained(path, **more)
-    return path
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A float folder of every family in several shards."""
-    root = tmp_path_factory.mktemp("float")
-    return {
-        family: folder_of(tiny_classifier(family, layers=3, hidden=64, ffn=128), root / family, max_shard_size="60KB")
-        for family in ALL_FAMILIES
-    }
-
-
-def in_memory(folder: Path, family: str, pruning, quantization, **how):
-    """The second implementation: load everything, prune, quantise."""
-    model = auto(family).from_pretrained(folder, **how)
-    model = prune(model, fit_for_bits(pruning, quantization and quantization.bits)) if pruning else model
-    return model if quantization is None else quantize(model, quantization)
 
 
 def assert_equal(folder: Path, family: str, pruning, quantization, **how) -> None:
@@ -233,25 +176,6 @@ def test_a_config_that_asks_is_obeyed_and_forgotten(folders, tmp_path):
         AutoModelForSequenceClassification.from_pretrained(tmp_path / "asking", quantization_config=asked)
 
 
-@pytest.fixture(scope="module")
-def stored(folders, tmp_path_factory) -> dict[str, Path]:
-    """Shapes alone, shapes with int8, int8 alone, nf4 alone."""
-    root, found = tmp_path_factory.mktemp("stored"), {}
-    for name, pruning, quantization in [
-        ("shapes", "one target", "float"),
-        ("shapes-int8", "one target", "int8"),
-        ("int8", "nothing", "int8"),
-        ("nf4", "nothing", "nf4"),
-    ]:
-        save(in_memory(folders["bert"], "bert", STRUCTURES[pruning], STORED[quantization]), root / name)
-        found[name] = root / name
-    return found
-
-
-def load(folder: Path, given):
-    return AutoModelForSequenceClassification.from_pretrained(folder, quantization_config=given)
-
-
 def test_a_pruned_folder_is_quantised_and_pruned_further_while_loading(stored):
     """transformers drops the argument with a warning where both are of one class."""
     pruned = AutoModelForSequenceClassification.from_pretrained(stored["shapes"])
@@ -268,133 +192,3 @@ def test_the_options_it_was_made_with_change_nothing(name, stored):
     plain = AutoModelForSequenceClassification.from_pretrained(stored[name])
     for given in (ShrinkConfig(quantization=STORED["int8"]), ShrinkConfig()):
         assert_same(plain, load(stored[name], given), "bert", name)
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "says"),
-    [
-        ("int8", ShrinkConfig(quantization=STORED["nf4"]), "quantised already .*8 bits; bits 8, not 4"),
-        ("int8", ShrinkConfig(quantization=QuantizationConfig(threshold=0.0)), "threshold 6.0, not 0.0"),
-        ("nf4", ShrinkConfig(quantization=QuantizationConfig(bits=4, quant_type="fp4")), "quant_type 'nf4', not 'fp4'"),
-        ("int8", ShrinkConfig(pruning=[FFN]), "pruning: the model is quantised already"),
-        ("shapes-int8", ShrinkConfig(pruning=[FFN]), "pruning: the model is quantised already"),
-        ("shapes-int8", ShrinkConfig(quantization=STORED["nf4"]), "quantised already"),
-        ("shapes-int8", BitsAndBytesConfig(load_in_4bit=True), "quantised already"),
-        ("shapes-int8", BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=1.0), "quantised already"),
-        ("shapes", ShrinkConfig({"encoder.layer.0.output.dense": (8, 64)}), "shapes and head_dim are read from the folder"),
-        ("shapes", BitsAndBytesConfig(load_in_8bit=True, llm_int8_has_fp16_weight=True), "llm_int8_has_fp16_weight"),
-    ],
-)
-def test_contradictions_are_refused(name, given, says, stored):
-    """B31, B32: twice would lose more; one of the two would be ignored."""
-    with pytest.raises(RecipeError, match=says):
-        load(stored[name], given)
-
-
-@pytest.mark.parametrize(
-    ("given", "says"),
-    [
-        ({"pruning": [{"structure": "ffn", "criterion": "taylor", "sparsity": 0.5}]}, "taylor.*\n.*prune\\(model, config, cal"),
-        ({"pruning": [{"criterion": "wanda", "sparsity": 0.5}]}, "wanda cannot be used while loading"),
-        ({"pruning": [PruningConfig(criterion=lambda weight, stats: weight, sparsity=0.5)]}, "cannot be used while loading"),
-        ({"pruning": [{"structure": "layers", "criterion": "block_influence", "sparsity": 0.5}]}, "block_influence"),
-        ({"pruning": [{"structure": "ffn", "sparsity": 0.5, "when": "before", "reconstruct": True}]}, "reconstruct"),
-        ({"pruning": [{"sparsity": 0.5, "allocation": "global"}]}, "global compares all weights at once"),
-        ({"pruning": [{"structure": "ffn", "sparsity": 0.5, "allocation": "sensitivity"}]}, "sensitivity needs fractions"),
-        ({"pruning": [{"sparsity": 0.5, "end_step": 5}]}, "end_step would be ignored"),
-        ({"pruning": [{"structure": "vocabulary", "sparsity": 0.5}]}, "vocabulary"),
-        ({"pruning": [{"structure": "ffn", "sparcity": 0.5}]}, "Did you mean 'sparsity'"),
-        ({"pruning": "ffn"}, "must be a PruningConfig or a list"),
-        ({"pruning": [3]}, "must be a PruningConfig or a dict"),
-        ({"quantization": 8}, "must be a QuantizationConfig or a dict"),
-        ({"quantization": {"backend": "onnx"}}, "call export_onnx"),
-        ({"quantization": {"bits": 8, "quant_typ": "nf4"}}, "Did you mean 'quant_type'"),
-        ({"quantization": {"bits": 4, "quant_type": "zz9"}}, "nf4"),
-        ({"quantisation": {}}, "Did you mean 'quantization'"),
-        ({"quantization": {"bits": 8}, "bitsandbytes": {"load_in_8bit": True}}, "both say how weights are stored"),
-    ],
-)
-def test_what_cannot_be_done_while_loading_is_refused_with_the_way_out(given, says):
-    """Refused when the config is made, before anything is read."""
-    with pytest.raises(RecipeError, match=says):
-        ShrinkConfig(**given)
-
-
-@pytest.mark.parametrize("option", [{"bnb_4bit_quant_typ": "nf4"}, {"bnb_4bit_quant_type": "zz9"}, {"load_in_8bit": True}])
-def test_b33_options_of_bitsandbytes_are_checked(option):
-    """B32, B33: a typo gives fp4 where nf4 was meant; an unknown type fails at the end of loading."""
-    with pytest.raises(RecipeError):
-        ShrinkConfig(bitsandbytes={"load_in_4bit": True, **option})
-
-
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), "6", True])
-def test_b33_thresholds_are_numbers(value):
-    with pytest.raises(RecipeError, match="llm_int8_threshold"):
-        ShrinkConfig(bitsandbytes={"load_in_8bit": True, "llm_int8_threshold": value})
-
-
-@pytest.mark.parametrize("value", ["int8", "__class__", "bool"])
-def test_b33_compute_dtypes_are_floats(value):
-    with pytest.raises(RecipeError, match="bnb_4bit_compute_dtype"):
-        ShrinkConfig(bitsandbytes={"load_in_4bit": True, "bnb_4bit_compute_dtype": value})
-
-
-def test_a_state_dict_cannot_be_pruned_while_loading(folders):
-    model = AutoModelForSequenceClassification.from_pretrained(folders["bert"])
-    with pytest.raises(RecipeError, match="state dict is in memory already"):
-        type(model).from_pretrained(
-            None, config=model.config, state_dict=model.state_dict(), quantization_config=ShrinkConfig(pruning=[FFN])
-        )
-
-
-@pytest.mark.parametrize("given", [{"pruning": [FFN]}, {"quantization": STORED["int8"]}], ids=["pruning", "quantization"])
-def test_weights_that_are_no_numbers_are_refused(given, folders, tmp_path):
-    """B27: quantising turns a NaN into a number like any other."""
-    model = AutoModelForSequenceClassification.from_pretrained(folders["bert"])
-    with torch.no_grad():
-        model.bert.encoder.layer[0].output.dense.weight[0, 0] = float("nan")
-    model.save_pretrained(tmp_path)
-    with pytest.raises(NonFiniteError, match=r"layer\.0\.output\.dense\.weight"):
-        load(tmp_path, ShrinkConfig(**given))
-
-
-def test_weights_too_large_for_eight_bits_are_refused(folders, tmp_path):
-    model = AutoModelForSequenceClassification.from_pretrained(folders["bert"])
-    with torch.no_grad():
-        model.bert.encoder.layer[0].output.dense.weight[0, 0] = 70000.0
-    model.save_pretrained(tmp_path)
-    with pytest.raises(NonFiniteError, match="65504"):
-        load(tmp_path, ShrinkConfig(quantization=STORED["int8"]))
-
-
-def test_a_damaged_file_is_named(folders, tmp_path):
-    AutoModelForSequenceClassification.from_pretrained(folders["bert"]).save_pretrained(tmp_path)
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(IntegrityError, match=r"model\.safetensors: damaged"):
-        load(tmp_path, ShrinkConfig(pruning=[FFN]))
-
-
-def test_structures_are_refused_as_in_memory(folders):
-    for pruning, kind in [
-        ([PruningConfig(sparsity=0.5, target_modules=["quary"])], RecipeError),
-        ([PruningConfig(structure="heads", sparsity=0.9, round_to=1)], RecipeError),
-        ([PruningConfig(structure="n_of_m", pattern=(3, 5))], RecipeError),
-        ([FFN, FFN], RecipeError),
-    ]:
-        with pytest.raises(kind) as in_memory_says:
-            prune(AutoModelForSequenceClassification.from_pretrained(folders["bert"]), pruning)
-        with pytest.raises(kind) as loading_says:
-            load(folders["bert"], ShrinkConfig(pruning=pruning))
-        assert str(in_memory_says.value) == str(loading_says.value)
-
-
-def test_b36_no_bitsandbytes_says_how_to_get_it(folders, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes", None)
-    with pytest.raises(ResourceError, match="pip install bitsandbytes"):
-        load(folders["bert"], ShrinkConfig(quantization=STORED["int8"]))
-
-
-def test_errors_are_of_the_one_kind():
-    for kind in (IntegrityError, MismatchError, NonFiniteError, RecipeError, ResourceError):
-        assert issubclass(kind, ShrinkError)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from hf_shrink.measurement.markdown import cell, clean, inline
+from hf_shrink.markdown import cell, clean, inline
 from hf_shrink.measurement.numbers import quantity
 
 

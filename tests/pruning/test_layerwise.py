@@ -1,15 +1,13 @@
 """Layer by layer: the same as a second implementation, each layer on what the pruned ones put out, one layer's memory."""
 
 import gc
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
-from hf_shrink.families import family_of, layers_of, named_layers
+from hf_shrink.families import family_of, named_layers
 from hf_shrink.pruning import layerwise
 from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
 from hf_shrink.pruning.patterns import keep_n_of_m, keep_top_of_rows
@@ -248,65 +246,3 @@ def test_criteria_may_differ_inside_a_layer():
     mixed = prune_layerwise(model, {query: HALF["wanda"], key: HALF["sparsegpt"]}, batches())
     assert torch.equal(mixed[query], prune_layerwise(tiny("llama"), {query: HALF["wanda"]}, batches())[query])
     assert torch.equal(mixed[key], prune_layerwise(other, {key: HALF["sparsegpt"]}, batches())[key])
-
-
-class _Skips(nn.Module):
-    """An attention output that is never asked."""
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.unused, self.used = nn.Linear(4, 4), module
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.used(*args, **kwargs)
-
-
-def with_unused(model: Any) -> str:
-    layer = layers_of(model, family_of(model, "test"))[1]
-    layer.mlp = _Skips(layer.mlp)
-    return "model.layers.1.mlp.unused"
-
-
-def poisoned(model: Any, name: str) -> Any:
-    with torch.no_grad():
-        model.get_submodule(name).weight[0, 0] = torch.nan
-    return model
-
-
-def test_what_cannot_be_pruned_is_refused_by_name():
-    """A layer left dense in silence makes the card's sparsity a lie."""
-    model = tiny("llama")
-    up = "model.layers.1.mlp.up_proj"
-    cases: list[tuple[type[Exception], str, Mapping[str, LayerTarget], Any, Any]] = [
-        (RecipeError, "calibration: 0 batches", {up: HALF["wanda"]}, model, []),
-        (RecipeError, "lm_head: not a projection in a transformer layer", {"lm_head": HALF["wanda"]}, model, batches()),
-        (RecipeError, "criterion 'magnitude' does not go layer", {up: LayerTarget("magnitude", 0.5)}, model, batches()),
-        (RecipeError, "give one of the two", {up: LayerTarget("wanda")}, model, batches()),
-        (
-            RecipeError,
-            rf"{up} \[64, 32\]: 32 inputs are not a mult",
-            {up: LayerTarget("wanda", None, (2, 5))},
-            model,
-            batches(),
-        ),
-        (RecipeError, "nothing but padding", {up: HALF["wanda"]}, model, [_all_padding(batches()[0])]),
-        (MismatchError, "cannot tell padding", {up: HALF["wanda"]}, model, [_wide_mask(batches()[0])]),
-        (NonFiniteError, rf"{up}\.weight: 1 of 2048 weights", {up: HALF["wanda"]}, poisoned(tiny("llama"), up), batches()),
-    ]
-    for kind, message, wanted, each, data in cases:
-        with pytest.raises(kind, match=message):
-            prune_layerwise(each, wanted, data)
-    broken = poisoned(tiny("llama"), "model.layers.0.mlp.down_proj")
-    with pytest.raises(NonFiniteError, match=f"{up}: .* calibration statistics of its inputs are NaN"):
-        prune_layerwise(broken, {up: HALF["sparsegpt"]}, batches())
-    unused = with_unused(model)
-    with pytest.raises(RecipeError, match=f"{unused}: the calibration never reaches it"):
-        prune_layerwise(model, {unused: HALF["wanda"], "model.layers.1.self_attn.q_proj": HALF["wanda"]}, batches())
-
-
-def _all_padding(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])}
-
-
-def _wide_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    return batch | {"attention_mask": torch.ones(4, 1, 12, 12, dtype=torch.bool)}

@@ -13,20 +13,12 @@ from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.surgery import configured_width, shrink
 from hf_shrink.targets import projections
 from tests import tiny
+from tests.tiny import spread
 
 FFN = PruningConfig(structure="ffn", sparsity=0.5)
 IDS = torch.tensor([[2, 5, 9, 3], [2, 12, 6, 3]])
 CASES = [(name, make) for name in tiny.FAMILIES for make in (tiny.tiny_classifier, tiny.tiny_causal_lm)]
 CASES.remove(("distilbert", tiny.tiny_causal_lm))  # transformers has no causal head for it
-
-
-def spread(model: PreTrainedModel) -> PreTrainedModel:
-    """The model with larger weights and biases that are not zero, so that every neuron matters to the output."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
 
 
 def masks_of(model: PreTrainedModel, *configs: PruningConfig) -> dict[str, torch.Tensor]:

@@ -12,17 +12,9 @@ from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.units import kept_units, multiple_of, units_of
 from tests import tiny
+from tests.tiny import spread
 
 KINDS = ("ffn", "heads")
-
-
-def spread(model):
-    """Larger weights, and biases that are not zero, so that every unit matters to the output."""
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
-    return model
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.measurement.markdown import clean
+from hf_shrink.markdown import clean
 from hf_shrink.measurement.values import Report
 from hf_shrink.publishing.card import render
 from hf_shrink.publishing.checks import front_matter
