@@ -22,6 +22,7 @@ os.environ.update(
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from hf_shrink import Recipe  # noqa: E402
 from tests.project import make_project, tiny_overrides  # noqa: E402
@@ -41,8 +42,20 @@ def _one_thread_and_a_seed() -> None:
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny base model, a tiny data set, and a finished run of the quickstart recipe on them in ``runs/quickstart``."""
-    folder = make_project(tmp_path_factory.mktemp("project"))
+    """A tiny base model, a tiny data set, and a finished run of the quickstart recipe on them in ``runs/quickstart``.
+
+    Made once for all processes of a test run: tests read it, or work on a copy (``own``).
+    """
+    here = tmp_path_factory.getbasetemp()
+    folder = (here.parent if os.environ.get("PYTEST_XDIST_WORKER") else here) / "project"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "stderr.txt").exists():
+            _finish(folder)
+    return folder
+
+
+def _finish(folder: Path) -> None:
+    make_project(folder)
     (folder / "recipes").mkdir()
     overrides = [*tiny_overrides(Path(), memory=True), "measurement.robustness={rows: 12}"]
     recipe = Recipe.from_yaml(ROOT / "recipes" / "quickstart.yaml", overrides=overrides)
@@ -57,7 +70,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stderr
     (folder / "stdout.json").write_text(done.stdout)
     (folder / "stderr.txt").write_text(done.stderr)
-    return folder
 
 
 @pytest.fixture

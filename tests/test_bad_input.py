@@ -1,6 +1,5 @@
 """Bad input at the command line: the stated exit code, at most three lines, before any training, and no file touched."""
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -42,15 +41,6 @@ SETTINGS = {
     "learning rate text": (["training={max_steps: 2, learning_rate: fast}"], 2, "learning_rate"),
     "unknown training word": (["training={max_step: 2}"], 2, "max_steps"),
 }
-
-
-@pytest.fixture
-def own(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny project as the current folder, with a finished run in it."""
-    copy = tmp_path / "own"
-    shutil.copytree(project, copy)
-    monkeypatch.chdir(copy)
-    return copy
 
 
 def refused(own: Path, words: list[str], code: int, says: str, *, lines: int = 3) -> None:

@@ -25,8 +25,8 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
     "order",
     [
         "import hf_shrink; import transformers.quantizers",
-        "import transformers.quantizers; import hf_shrink",
-        "import hf_shrink.loading.quantizer",
+        pytest.param("import transformers.quantizers; import hf_shrink", marks=pytest.mark.slow),
+        pytest.param("import hf_shrink.loading.quantizer", marks=pytest.mark.slow),
         "import hf_shrink, importlib, sys; importlib.reload(hf_shrink); del sys.modules['hf_shrink']; import hf_shrink;"
         "import transformers.quantizers; importlib.reload(hf_shrink);"
         "importlib.reload(sys.modules['hf_shrink.loading.quantizer'])",

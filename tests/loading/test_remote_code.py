@@ -91,6 +91,7 @@ def test_without_the_plugin_trusted_code_builds_the_same_model_and_nothing_else_
         assert_same(cut_classifier(family, "plugin"), again, family, "saved by the trusted class")
 
 
+@pytest.mark.slow
 def test_with_the_plugin_no_trust_is_needed_and_trust_does_no_harm(cases: Path):
     """Both resize the model; done twice, attention would be scaled twice."""
     answers = ask(cases, "plugin")

@@ -4,8 +4,6 @@ import getpass
 import json
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from hf_shrink.publishing.identity import trace_in
 from hf_shrink.publishing.push import with_card
 from hf_shrink.publishing.selection import select
 from hf_shrink.publishing.target import Target
+from tests.warm import python
 
 PRIVATE = re.compile(r"(?<![\w:/.<-])/(?!/)[\w.-]+/[\w./-]+|\b[A-Za-z]:\\|(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?![\d.])")
 
@@ -117,7 +116,6 @@ def write(fresh):
 work.write_stage("student", write)
 work.write_artefact("final", write)
 work.close()
-sys.path.insert(0, sys.argv[3])
 from tests.publishing.report import report
 (Path(sys.argv[2]) / "hf_shrink_report.json").write_text(json.dumps(report()))
 from hf_shrink.publishing.readme import make_card
@@ -125,13 +123,10 @@ make_card(sys.argv[2])
 """
 
 
-@pytest.mark.parametrize(
-    "umask", [pytest.param("022", marks=pytest.mark.slow), pytest.param("027", marks=pytest.mark.slow), "077"]
-)
+@pytest.mark.parametrize("umask", ["022", "027", "077"])
 def test_files_are_for_whom_the_umask_says(tmp_path: Path, umask: str):
     """safetensors makes files that only their owner reads: a colleague's job fails. No token is ever written to a file."""
-    words = [sys.executable, "-c", WRITES, umask, str(tmp_path / "run"), str(Path(__file__).parents[2])]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    done = python(WRITES, umask, str(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     modes = {path.name: path.stat().st_mode & 0o777 for path in files_below(tmp_path / "run")}
     assert {"model.safetensors", "config.json", "hf_shrink_manifest.json", "README.md"} <= modes.keys()

@@ -62,7 +62,9 @@ def artefact(folder: Path, *, plugin: bool) -> list[list[float]]:
     return logits
 
 
-@pytest.mark.parametrize(("plugin", "xet"), [(False, True), (True, False)], ids=["stock-xet", "plugin-lfs"])
+@pytest.mark.parametrize(
+    ("plugin", "xet"), [(False, True), pytest.param(True, False, marks=pytest.mark.slow)], ids=["stock-xet", "plugin-lfs"]
+)
 def test_what_was_pushed_loads_by_name_to_the_same_logits(hub: FakeHub, tmp_path: Path, plugin: bool, xet: bool):
     """A commit can be whole and still not load: another name for a file, a redirect, a config that says the wrong thing."""
     folder, repo = tmp_path / "small", f"alice/{'plugin' if plugin else 'stock'}"

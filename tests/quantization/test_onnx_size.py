@@ -17,8 +17,8 @@ WIDE = {"hidden": 256, "ffn": 1024, "layers": 2}
     ("auto", "family", "more"),
     [
         (AutoModelForSequenceClassification, "bert", {"vocab_size": 20_000}),
-        (AutoModelForSequenceClassification, "distilbert", {"vocab_size": 20_000}),
-        (AutoModelForCausalLM, "gpt2", {"vocab_size": 8_000}),
+        pytest.param(AutoModelForSequenceClassification, "distilbert", {"vocab_size": 20_000}, marks=pytest.mark.slow),
+        pytest.param(AutoModelForCausalLM, "gpt2", {"vocab_size": 8_000}, marks=pytest.mark.slow),
         (AutoModelForCausalLM, "llama", {"vocab_size": 8_000}),
     ],
 )
