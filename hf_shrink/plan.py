@@ -148,9 +148,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, "."))
         if recipe.recovery is not None:
             stages[-1] = dataclasses.replace(stages[-1], writes="stages/quantized")
-            stages.append(
-                recovered(recipe.recovery, student, stored, stages[-1], kept.quantized, recipe.seed, len(tokens.train))
-            )
+            seed, rows, frozen = recipe.seed, len(tokens.train), recipe.optimization.freeze
+            stages.append(recovered(recipe.recovery, student, stored, stages[-1], kept.quantized, seed, rows, frozen))
     if (graph := entry_for("onnx", recipe.quantization)) is not None:
         stages.append(_onnx(student, graph))
     gate: tuple[str, ...] = ()

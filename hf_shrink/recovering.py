@@ -1,5 +1,6 @@
-"""Two stages of a run: the student quantised, and what that took given back by adapters, kept or merged."""
+"""Two stages of a run: the student quantised, and what that took given back: by adapters, or by quantisation-aware training."""
 
+import copy
 import dataclasses
 import shutil
 import time
@@ -17,12 +18,14 @@ from hf_shrink.job import Job, calibration_batches, stored_student
 from hf_shrink.loading.save import save, save_adapter
 from hf_shrink.loading.verify import load_strictly, verify
 from hf_shrink.models.load import load_for, load_tokenizer
-from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
+from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking, stored_bits
 from hf_shrink.quantization.config import entry_for
 from hf_shrink.quantization.divergence import Divergence
+from hf_shrink.quantization.straight_through import check_stored
 from hf_shrink.quiet import say
 from hf_shrink.training.arguments import training_arguments
-from hf_shrink.training.config import RecoveryConfig
+from hf_shrink.training.callbacks import HeldZeros
+from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
 from hf_shrink.training.merging import merged, stored_again, weight_error
 from hf_shrink.training.recovery import with_adapters, with_correction
 from hf_shrink.training.store import checkpoints
@@ -85,43 +88,88 @@ def in_own_words(job: Job, source: Path) -> Job:
 
 
 def _write_recovered(job: Job, source: Path, fresh: Path) -> dict[str, Any]:
-    """The quantised student with adapters, in ``fresh``; they are trained where the recipe says so."""
+    """The quantised student with what came back, in ``fresh``, loaded again and compared."""
     config, before = job.recipe.recovery, job.work.stage_folder(QUANTIZED)
     assert config is not None and isinstance(job.work, Workspace)
     dense = load_for(job.recipe.task, str(source), new_head=False)
     small = load_strictly(before, type(dense), dense.device)
     disable_cpu_repacking(small)
     set_seed(job.recipe.seed)
-    inputs = some_inputs(job, dense, load_tokenizer(str(before)))
-    judge = _judge(job, dense, config)
-    kl, error = [_kl(judge, small)], [weight_error(dense, small)]
+    pair = _Pair(dense, small, some_inputs(job, dense, load_tokenizer(str(before))), _judge(job, dense, config))
+    shutil.copytree(before, fresh, dirs_exist_ok=True)
+    known = job.work.result(QUANTIZED) or {}
+    result, facts = (_trained if config.method == "qat" else _given_back)(job, pair, config, fresh)
+    reload = verify(fresh, result, pair.inputs)
+    told = {"method": config.method, "positions": None if pair.judge is None else pair.judge.positions}
+    facts["recovery"] = {**told, "base_tier": known.get("tier"), **facts["recovery"]}
+    return {**known, **facts, "max_difference": reload.max_difference}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pair:
+    """The student in float and quantised, inputs that compare two models, and who says how far answers are off, if anyone."""
+
+    dense: PreTrainedModel
+    small: PreTrainedModel
+    inputs: dict[str, Tensor]
+    judge: Divergence | None
+
+    def kl(self, model: PreTrainedModel) -> float | None:
+        """Of the answers of ``model`` from those of the float student."""
+        return None if self.judge is None else self.judge.of(model)
+
+
+def _trained(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The float student after a training through the rounding, stored as it was trained, in ``fresh``."""
+    stored = entry_for("bitsandbytes", job.recipe.quantization)
+    assert stored is not None
+    before = pair.kl(pair.small)
+    roundings = {name: stored.at(width) for name, width in stored_bits(pair.small).items()}
+    began = time.monotonic()
+    student = copy.deepcopy(pair.dense)
+    steps = _train(
+        job,
+        student,
+        pair.dense,
+        config,
+        callbacks=[HeldZeros(student)],
+        optimization=OptimizationConfig(freeze=job.recipe.optimization.freeze),
+        quantization=roundings,
+    )
+    seconds = round(time.monotonic() - began, 1)
+    result = stored_again(student, pair.small, stored)
+    check_stored(student, result, roundings)
+    tier = save(result, fresh)
+    return result, {"seconds": seconds, "steps": steps, "tier": tier, "recovery": {"kl": [before, pair.kl(result)]}}
+
+
+def _given_back(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The quantised student with adapters, in ``fresh``; they are trained where the recipe says so."""
+    dense, small = pair.dense, pair.small
+    kl, error = [pair.kl(small)], [weight_error(dense, small)]
     began = time.monotonic()
     adapted, steps = _with_adapters(job, dense, small, config)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:  # trained in float32; transformers loads them in the precision of the model
             parameter.data = parameter.data.to(small.dtype)
-    seconds = round(time.monotonic() - began, 1)
-    shutil.copytree(before, fresh, dirs_exist_ok=True)
-    known = {**(job.work.result(QUANTIZED) or {}), "seconds": seconds, "steps": steps}
+    known: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1), "steps": steps}
     whole: Any = adapted.get_base_model()
-    facts: dict[str, Any] = {"keep": config.keep, "base_tier": known["tier"]}
+    facts: dict[str, Any] = {"keep": config.keep}
     if config.keep == "merge":
         stored = entry_for("bitsandbytes", job.recipe.quantization)
         assert stored is not None
-        facts["kl_of_adapters"] = _kl(judge, whole)
-        result = stored_again(merged(adapted, inputs), small, stored)
+        facts["kl_of_adapters"] = pair.kl(whole)
+        result = stored_again(merged(adapted, pair.inputs), small, stored)
         known["tier"] = save(result, fresh)
     else:
         result = whole
         save_adapter(adapted, fresh)
         known["tier"] = "adapter"
-    kl.append(_kl(judge, result))
+    kl.append(pair.kl(result))
     error.append(weight_error(dense, result))
     if config.keep == "merge":
         _refuse_worse(kl, error)
-    reload = verify(fresh, result, inputs)
-    facts |= {"kl": kl, "positions": None if judge is None else judge.positions, "weight_error": error}
-    return {**known, "max_difference": reload.max_difference, "recovery": facts}
+    return result, {**known, "recovery": {**facts, "kl": kl, "weight_error": error}}
 
 
 def _with_adapters(job: Job, dense: PreTrainedModel, small: PreTrainedModel, config: RecoveryConfig) -> tuple[PeftModel, int]:
@@ -131,11 +179,16 @@ def _with_adapters(job: Job, dense: PreTrainedModel, small: PreTrainedModel, con
     else:
         rows = calibration_batches(job, rows=config.calibration_rows) if config.start == "inputs" else None
         adapted = with_correction(dense, small, rank=config.rank, calibration=rows)
-    if config.training is None:
-        return adapted, 0
+    steps = 0 if config.training is None else _train(job, adapted, dense, config)
+    return adapted, steps
+
+
+def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig, **more: Any) -> int:
+    """Train ``model`` to answer as ``dense`` does, or as the recipe says; the optimizer steps it took."""
+    assert config.training is not None
     scratch, form = job.work.scratch(RECOVERED), job.prepared.splits.format
     trainer = ShrinkTrainer(
-        adapted,
+        model,
         training_arguments(config.training, output_dir=scratch, seed=job.recipe.seed, where="recovery.training"),
         form.collator(job.prepared.tokenizer),
         job.tokens.train,
@@ -143,11 +196,12 @@ def _with_adapters(job: Job, dense: PreTrainedModel, small: PreTrainedModel, con
         job.prepared.tokenizer,
         teacher=Teacher(dense),
         distillation=config.learns(),
+        **more,
     )
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
-    adapted.eval()
-    return adapted, trainer.state.global_step
+    model.eval()
+    return trainer.state.global_step
 
 
 def _judge(job: Job, dense: PreTrainedModel, config: RecoveryConfig) -> Divergence | None:
@@ -156,10 +210,6 @@ def _judge(job: Job, dense: PreTrainedModel, config: RecoveryConfig) -> Divergen
         return Divergence(dense, calibration_batches(job, rows=config.calibration_rows, last=True))
     except RecipeError:
         return None
-
-
-def _kl(judge: Divergence | None, model: PreTrainedModel) -> float | None:
-    return None if judge is None else judge.of(model)
 
 
 def _refuse_worse(kl: list[float | None], error: list[float]) -> None:

@@ -36,7 +36,7 @@ def recovery_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     given = section.get("distillation")
     words = given if isinstance(given, Mapping) else {}
     if words.get("on_policy") is not None:
-        yield ("recovery", "distillation", "on_policy"), "adapters learn from the texts alone; remove it."
+        yield ("recovery", "distillation", "on_policy"), "recovery learns from the texts alone; remove it."
     if words.get("combine") is not None:
         yield ("recovery", "distillation", "combine"), "would be ignored: there is one teacher, the float student; remove it."
     if section.get("training") is not None:

@@ -129,6 +129,10 @@ def quantization_words(config: QuantizationConfig, modules: int) -> str:
 
 def recovery_words(config: RecoveryConfig, layers: int, steps: int) -> list[str]:
     """What is given back, how it is learnt, and what becomes of it."""
+    if config.method == "qat":
+        rounded = f"the weights of {layers} projections rounded as they are stored"
+        learnt = f"trains the float student for {steps} steps with {rounded}, itself as it was as the teacher"
+        return [learnt, *distillation_words(config.learns()), "holds its zeros, and stores it as it was trained"]
     begins = {
         "inputs": f"that start as the least error of their outputs on at most {config.calibration_rows} training rows",
         "weights": "that start as the least error of their weights",

@@ -245,7 +245,7 @@ def test_a_classifier_with_a_smaller_vocabulary_and_layers_of_two_widths_is_reco
         (["task=masked-lm"], "recovery: is for text-classification, .*, not for masked-lm"),
         (
             ["recovery={training: {}, distillation: {losses: [{}], on_policy: {mix: 0.5}}}"],
-            "adapters learn from the texts alone",
+            "recovery learns from the texts alone",
         ),
     ],
 )

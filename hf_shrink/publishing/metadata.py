@@ -72,8 +72,9 @@ def tags(recipe: Mapping[str, Any]) -> list[str]:
     done += ["distilled"] if recipe.get("distillation") else []
     done += ["pruned"] if recipe.get("pruning") else []
     done += _quantization(recipe)
-    recovery = recipe.get("recovery")
-    done += ["lora"] if recovery and recovery.get("keep", "adapter") == "adapter" else []
+    if (recovery := recipe.get("recovery")) is not None:  # an empty one is all defaults
+        adapter = ["lora"] if recovery.get("keep", "adapter") == "adapter" else []
+        done += ["qat"] if recovery.get("method") == "qat" else adapter
     given = (recipe.get("publishing") or {}).get("tags") or []
     return list(dict.fromkeys([*done, *filter(None, map(clean, given))]))
 

@@ -51,3 +51,15 @@ BACKENDS: Mapping[str, Backend] = {
 def backend_for(bits: int) -> Backend:
     """The backend that stores weights in ``bits`` bits; 16 needs none."""
     return next(backend for backend in BACKENDS.values() if bits in backend.bits)
+
+
+def as_stored(weight: Tensor, config: QuantizationConfig) -> Tensor:
+    """What a layer multiplies by once it is stored.
+
+    Args:
+        weight: in float, ``[out_features, in_features]``.
+        config: with 4 or 8 bits. Weights in 4 bits are made of the precision that the rest is stored in, those in 8 bits not.
+    """
+    cast = config.dtype is not None and config.bits == 4
+    value = weight.to(getattr(torch, str(config.dtype))) if cast else weight
+    return backend_for(8 if config.bits == 8 else 4).rounded(value, config)

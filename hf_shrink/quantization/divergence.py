@@ -49,7 +49,8 @@ class Divergence:
         """Nats a position, at least 0; infinite where ``model`` gives no numbers."""
         total = 0.0
         for expected, found in zip(self._expected, self._answers(model), strict=True):
-            total += float((expected.exp() * (expected - found)).sum(dtype=torch.float64))
+            change = expected - found.to(expected.device)  # a training may have moved the model
+            total += float((expected.exp() * change).sum(dtype=torch.float64))
         return max(total / self.positions, 0.0) if total == total else float("inf")
 
     @torch.no_grad()

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.quantization.backend import backend_for
+from hf_shrink.quantization.backend import as_stored, backend_for
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.knapsack import Option, cheapest, path, spend
@@ -149,8 +149,7 @@ def _options(
 def _alone(model: PreTrainedModel, layer: Projection, config: QuantizationConfig, reference: Divergence) -> float:
     """The loss where only this layer is rounded; afterwards it has the very tensor that it had."""
     whole = layer.weight.data
-    value = oriented(layer) if config.dtype is None or config.bits == 8 else oriented(layer).to(getattr(torch, config.dtype))
-    value = backend_for(8 if config.bits == 8 else 4).rounded(value, config)
+    value = as_stored(oriented(layer), config)
     try:
         layer.weight.data = torch.empty_like(whole)
         oriented(layer).copy_(value)

@@ -3,9 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.targets import projections
 
 
 class PruningCallback(TrainerCallback):
@@ -44,3 +47,28 @@ class PruningCallback(TrainerCallback):
         """The counter has not moved yet: this was step ``global_step + 1``."""
         self.pruner.update(state.global_step + 1)
         self.pruner.apply(getattr(optimizer, "optimizer", optimizer))
+
+
+class HeldZeros(TrainerCallback):
+    """Keeps every weight of a projection that is zero now at zero, whatever the optimizer does.
+
+    Args:
+        model: as it begins to train, before a checkpoint is loaded.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        weights = {id(layer.weight): layer.weight for layer in projections(model).values()}.values()
+        self._kept = [(weight, weight.detach() != 0) for weight in weights if bool((weight == 0).any())]
+
+    @torch.no_grad()
+    def on_pre_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """After clipping: no gradient, so no momentum."""
+        for weight, kept in self._kept:
+            if weight.grad is not None:
+                weight.grad.mul_(kept.to(weight.device))
+
+    @torch.no_grad()
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Optimizers that mix the weights of a matrix move zeros, too."""
+        for weight, kept in self._kept:
+            weight.mul_(kept.to(weight.device))

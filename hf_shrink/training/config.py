@@ -58,19 +58,25 @@ class OptimizationConfig(Config):
 
 
 class RecoveryConfig(Config):
-    """What quantising took, given back by adapters (LoRA) on every quantised layer, trained or not."""
+    """What quantising took, given back: by adapters (LoRA) on every quantised layer, or by quantisation-aware training."""
 
-    rank: int = Field(32, ge=1, description="Of the adapters: (in + out) * rank numbers a layer.")
+    method: Literal["adapters", "qat"] = Field(
+        "adapters",
+        description="adapters: beside the quantised weights, trained or not. qat: the float student is trained with its "
+        "weights rounded as they will be stored (straight-through estimator), then quantised; no bytes more.",
+    )
+    rank: int = Field(32, ge=1, description="adapters: (in + out) * rank numbers a layer.")
     start: Literal["inputs", "weights", "none"] = Field(
         "inputs",
-        description="Adapters start as the best of their rank for the layers' outputs on the calibration rows, or for the "
-        "weights alone; none: as if they were not there.",
+        description="adapters: they start as the best of their rank for the layers' outputs on the calibration rows, or for "
+        "the weights alone; none: as if they were not there.",
     )
     calibration_rows: int = Field(
         128, ge=1, le=512, description="Training rows that `start: inputs` reads; as many others show what came back."
     )
     training: dict[str, Any] | None = Field(
-        None, description="Words of TrainingArguments to train the adapters with; null leaves them as they start."
+        None,
+        description="Words of TrainingArguments. adapters: to train them with; null leaves them as they start. qat: needed.",
     )
     distillation: DistillationConfig | None = Field(
         None,
@@ -78,17 +84,26 @@ class RecoveryConfig(Config):
     )
     keep: Literal["adapter", "merge"] = Field(
         "adapter",
-        description="adapter: in `adapter/`, beside the quantised model. merge: added to the weights, which are quantised "
-        "again; refused where the answers come no closer to the float student's.",
+        description="adapters: adapter: in `adapter/`, beside the quantised model. merge: added to the weights, which are "
+        "quantised again; refused where the answers come no closer to the float student's.",
     )
 
     @model_validator(mode="after")
     def _is_not_in_vain(self) -> Self:
+        if self.method == "qat" and (ignored := sorted(self.model_fields_set & {"rank", "start", "keep"})):
+            raise ValueError(f"{', '.join(ignored)} would be ignored with method: qat, which has no adapters; remove it.")
+        if self.method == "qat" and self.training is None:
+            raise ValueError("method: qat is a training; add training, such as training: {max_steps: 100}.")
         if self.training is None and self.distillation is not None:
             raise ValueError("distillation would be ignored without training; add training, or remove it.")
         if self.training is None and self.start == "none":
             raise ValueError("start: none without training gives nothing back; add training, or use start: inputs.")
         return self
+
+    @property
+    def leaves_adapter(self) -> bool:
+        """Whether an adapter lies beside the quantised model in the end."""
+        return self.method == "adapters" and self.keep == "adapter"
 
     def learns(self) -> DistillationConfig:
         """The loss of the training."""

@@ -12,14 +12,15 @@ from transformers import PreTrainedModel, set_seed
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.training.accounting import honours_count, labels_kept
 from hf_shrink.training.config import OptimizationConfig
-from hf_shrink.training.optimized import OptimizedTrainer
+from hf_shrink.training.rounded import RoundedTrainer
 from hf_shrink.training.taught import AnyTeacher
 
 
-class ShrinkTrainer(OptimizedTrainer):
-    """A ``transformers.Trainer`` that distils and prunes. With neither it is the stock one, at one accumulation step.
+class ShrinkTrainer(RoundedTrainer):
+    """A ``transformers.Trainer`` that distils, prunes and rounds. With none it is the stock one, at one accumulation step.
 
     The training loss is ``(1 - alpha) * task + alpha * (sum of weight * term)``; evaluation keeps the plain task loss. The
     gradient of an optimizer step does not depend on how many micro-batches it is cut into.
@@ -32,6 +33,9 @@ class ShrinkTrainer(OptimizedTrainer):
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
         optimization: which weights learn when and how fast, beyond what ``args`` say.
+        quantization: quantisation-aware training: layers multiply by their weights as bitsandbytes will store them, in training
+            and evaluation, while the float weights learn; ``quantize(model, quantization)`` then stores just those. Or by
+            layer, ``{name: QuantizationConfig}``.
         peft_config: wraps the model in adapters first.
 
     Raises:
@@ -59,6 +63,7 @@ class ShrinkTrainer(OptimizedTrainer):
         pruning: PruningConfig | Sequence[PruningConfig] | None = None,
         pruning_fractions: Mapping[str, float] | None = None,
         optimization: OptimizationConfig | None = None,
+        quantization: QuantizationConfig | Mapping[str, QuantizationConfig] | None = None,
         peft_config: PeftConfig | None = None,
     ) -> None:
         self._peft_config = peft_config
@@ -83,6 +88,7 @@ class ShrinkTrainer(OptimizedTrainer):
         self.set_pruning(pruning, pruning_fractions)
         self.set_distillation(teacher, distillation)
         self.set_optimization(optimization)
+        self.set_quantization(quantization)
         self._refuse_what_cannot_be_right()
         self.current_gradient_accumulation_steps = 1
         self._honours_count: bool | None = None
@@ -174,7 +180,8 @@ class ShrinkTrainer(OptimizedTrainer):
         return model if self._peft_config is None else _with_adapters(model, self._peft_config)
 
     def _refuse_what_cannot_be_right(self) -> None:
-        ours = " and ".join(name for name, on in (("distillation", self.distiller), ("pruning", self.pruning)) if on)
+        given = (("distillation", self.distiller), ("pruning", self.pruning), ("quantization", self.roundings))
+        ours = " and ".join(name for name, on in given if on)
         if ours and self.args.n_gpu > 1:
             raise RecipeError(
                 f"{ours}: {self.args.n_gpu} GPUs in one process are not supported. Launch one process a GPU with torchrun."
