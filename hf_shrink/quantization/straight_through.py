@@ -1,6 +1,6 @@
 """Weights rounded as a backend stores them, while the float weights behind them learn."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -61,7 +61,7 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
 
 
 @contextmanager
-def weights_as_stored(model: nn.Module, roundings: Roundings) -> Iterator[None]:
+def weights_as_stored(model: nn.Module, roundings: Roundings, known: dict[str, Tensor] | None = None) -> Iterator[None]:
     """While it lasts, layers multiply by what their backend would store of their weights; the weights stay as they are.
 
     The gradient of the rounded weight is taken for that of the weight: the straight-through estimator (arXiv:1308.3432,
@@ -70,6 +70,7 @@ def weights_as_stored(model: nn.Module, roundings: Roundings) -> Iterator[None]:
     Args:
         model: of ``roundings_of``; names of its weights do not change, so that whatever is saved meanwhile is plain.
         roundings: how each layer will be stored.
+        known: rounded weights by layer, filled here: give the same again while no weight changes. None rounds at each pass.
 
     Raises:
         MismatchError: a layer whose forward pass is somebody else's already.
@@ -79,7 +80,7 @@ def weights_as_stored(model: nn.Module, roundings: Roundings) -> Iterator[None]:
         raise MismatchError(f"quantization: the forward pass of {taken[0]} is replaced already; load the model on one device.")
     try:
         for name, layer in layers.items():
-            vars(layer)["forward"] = partial(_product, layer, roundings[name])
+            vars(layer)["forward"] = partial(_product, layer, partial(_rounded, name, roundings[name], known))
         yield
     finally:
         for layer in layers.values():
@@ -106,15 +107,24 @@ class _StraightThrough(torch.autograd.Function):
     """Rounds forward; the gradient passes as it comes. A sum ``w + (rounded - w)`` would not be ``rounded`` bit for bit."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, config: QuantizationConfig) -> Tensor:
-        return as_stored(weight, config).to(weight.dtype)
+    def forward(ctx: Any, weight: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
+        return rounded(weight)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
 
-def _product(layer: Projection, config: QuantizationConfig, x: Tensor) -> Tensor:
+def _rounded(name: str, config: QuantizationConfig, known: dict[str, Tensor] | None, weight: Tensor) -> Tensor:
+    if known is None or name not in known:
+        found = as_stored(weight, config).to(weight.dtype)
+        if known is None:
+            return found
+        known[name] = found
+    return known[name].detach()  # another tensor each time, on the same numbers: each gets a gradient of its own
+
+
+def _product(layer: Projection, rounded: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """The layer's forward pass; GPT-2's too, whose weight is turned round."""
-    weight: Tensor = _StraightThrough.apply(oriented(layer), config)  # type: ignore[no-untyped-call]
+    weight: Tensor = _StraightThrough.apply(oriented(layer), rounded)  # type: ignore[no-untyped-call]
     return F.linear(x, weight, layer.bias)

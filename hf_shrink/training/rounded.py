@@ -30,6 +30,8 @@ class RoundedTrainer(OptimizedTrainer):
             RecipeError, MismatchError: as ``roundings_of``; adapters, a compiler, or units that leave the model later.
         """
         self._quantization, self.roundings = quantization, {}
+        self._of_step: dict[str, Tensor] = {}
+        self._of_evaluation: dict[str, Tensor] | None = None
         if quantization is None:
             return
         if hasattr(self.student, "peft_config"):
@@ -45,18 +47,28 @@ class RoundedTrainer(OptimizedTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As in ``Trainer``, with rounded weights; backward too, which may run layers again."""
-        with weights_as_stored(self.student, self.roundings):
+        known = self._of_step if self.current_gradient_accumulation_steps > 1 else {}
+        with weights_as_stored(self.student, self.roundings, known):
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         return loss
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in ``Trainer``; no weight changes meanwhile, so each is rounded once."""
+        self._of_evaluation = {}
+        try:
+            return super().evaluation_loop(*args, **kwargs)
+        finally:
+            self._of_evaluation = None
+
     def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
         """As in ``Trainer``, with rounded weights: what is judged is what will be stored."""
-        with weights_as_stored(self.student, self.roundings):
+        with weights_as_stored(self.student, self.roundings, self._of_evaluation):
             return super().prediction_step(*args, **kwargs)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
-        """As in ``Trainer``; what the student says itself, it says with rounded weights."""
-        with weights_as_stored(self.student, self.roundings):
+        """As in ``Trainer``; an optimizer step begins. What the student says itself, it says with rounded weights."""
+        self._of_step = {}
+        with weights_as_stored(self.student, self.roundings, self._of_step):
             return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _prepare_for_training(

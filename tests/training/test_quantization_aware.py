@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.quantization import straight_through
 from hf_shrink.quantization.bitsandbytes import restored
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.quantize import quantize
@@ -111,6 +112,18 @@ def test_micro_batches_add_up(tmp_path):
             trainer.train()
         norms.append(found)
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+
+
+def test_each_weight_is_rounded_once_a_step_and_once_an_evaluation(tmp_path, monkeypatch):
+    """4 bits cost as much as the product itself: micro-batches and batches of an evaluation would pay for it each time."""
+    rounded = []
+    real = straight_through.as_stored
+    monkeypatch.setattr(straight_through, "as_stored", lambda *args: rounded.append(1) or real(*args))
+    trainer = aware("bert", tmp_path, max_steps=2, gradient_accumulation_steps=3, activation_checkpointing=True)
+    trainer.train()
+    assert len(rounded) == 2 * len(trainer.roundings)
+    trainer.evaluate()
+    assert len(rounded) == 3 * len(trainer.roundings) and len(trainer.get_eval_dataloader()) > 1
 
 
 def test_layers_that_run_again_in_backward_are_rounded_again(tmp_path):
