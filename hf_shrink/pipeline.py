@@ -152,9 +152,13 @@ def _check_room(job: Job) -> None:
 
     That is the least a run takes. Each training asks again for its own checkpoints, with the optimizer's state.
     """
-    recipe, stages, checkpoints_at_once = job.recipe, 0, [0]
+    recipe, stages, checkpoints_at_once, floats = job.recipe, 0, [0], 0
     trained = {"teacher": recipe.teachers[0].training if recipe.teachers else None, "student": recipe.training}
+    if recipe.recovery is not None and recipe.recovery.method == "qat":
+        trained["recovered"] = recipe.recovery.training
     for stage in job.prepared.plan.stages:
+        if stage.name in ("student", "shrunk"):
+            floats = stage.bytes or 0
         if stage.bytes is None or not stage.writes or stage.name == "cache" or job.work.stage_folder(stage.name).exists():
             continue
         stages += stage.bytes
@@ -163,7 +167,8 @@ def _check_room(job: Job) -> None:
             args = training_arguments(words, output_dir=job.work.folder, seed=recipe.seed, where=stage.name)
             steps = optimizer_steps(args, len(job.tokens.train))
             kept = checkpoints_kept(args, max_steps=steps, save_steps=args.save_steps)
-            checkpoints_at_once.append((kept + 1) * stage.bytes if kept else 0)
+            weights = floats if stage.name == "recovered" else stage.bytes  # trained in float, stored in fewer bits
+            checkpoints_at_once.append((kept + 1) * weights if kept else 0)
     check_free(job.work.folder, stages + max(checkpoints_at_once), "stages and checkpoints")
 
 

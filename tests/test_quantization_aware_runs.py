@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from hf_shrink import Recipe, gated, recovering, run
+from hf_shrink import Recipe, gated, pipeline, recovering, run
 from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.files import sha256
 from hf_shrink.loading.save import save
@@ -196,6 +196,22 @@ def test_what_would_be_ignored_or_cannot_be_is_refused(overrides: list[str], say
 def test_what_a_plan_can_see_is_refused_before_anything_is_trained(own: Path, word: str, says: str):
     with pytest.raises(RecipeError, match=says):
         make_plan(recipe("recovery={method: qat, training: {use_cpu: true, " + word + "}}"))
+
+
+def test_room_is_asked_for_for_float_checkpoints(own: Path, monkeypatch: pytest.MonkeyPatch):
+    """Checkpoints of the quantised size would not fit, hours after the run began."""
+    asked: list[int] = []
+
+    def seen(folder: Path, size: int, what: str) -> None:
+        asked.append(size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "check_free", seen)
+    for strategy in ("steps", "no"):
+        with pytest.raises(KeyboardInterrupt):
+            run(recipe("training.save_strategy=no", f"recovery.training.save_strategy={strategy}", "output_dir=runs/new"))
+    whole = next(stage.bytes for stage in make_plan(recipe()).stages if stage.name == "student")
+    assert whole and asked[0] - asked[1] == 3 * whole  # steps 3 and 6, and one that is being written
 
 
 def test_an_empty_section_is_one_of_adapters():

@@ -84,8 +84,8 @@ class RecoveryConfig(Config):
     )
     keep: Literal["adapter", "merge"] = Field(
         "adapter",
-        description="adapters: adapter: in `adapter/`, beside the quantised model. merge: added to the weights, which are "
-        "quantised again; refused where the answers come no closer to the float student's.",
+        description="adapters: `adapter` leaves them in `adapter/`, beside the quantised model; `merge` adds them to the "
+        "weights, which are quantised again, and is refused where the answers come no closer to the float student's.",
     )
 
     @model_validator(mode="after")
