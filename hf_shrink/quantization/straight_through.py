@@ -104,7 +104,7 @@ def check_stored(model: PreTrainedModel, small: PreTrainedModel, roundings: Roun
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Rounds forward; the gradient passes as it comes. A sum ``w + (rounded - w)`` would not be ``rounded`` bit for bit."""
+    """Rounds forward; the gradient passes as it comes."""
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, rounded: Callable[[Tensor], Tensor]) -> Tensor:
@@ -116,11 +116,9 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def _rounded(name: str, config: QuantizationConfig, known: dict[str, Tensor] | None, weight: Tensor) -> Tensor:
-    if known is None or name not in known:
-        found = as_stored(weight, config).to(weight.dtype)
-        if known is None:
-            return found
-        known[name] = found
+    known = {} if known is None else known
+    if name not in known:
+        known[name] = as_stored(weight, config).to(weight.dtype)
     return known[name].detach()  # another tensor each time, on the same numbers: each gets a gradient of its own
 
 

@@ -53,7 +53,8 @@ def test_weights_are_rounded_as_they_are_stored_bit_for_bit(family, config):
     check_stored(model, small, roundings)
 
 
-@pytest.mark.parametrize(("family", "config"), [("bert", EIGHT), ("llama", NF4), ("gpt2", NF4), ("gpt2", EIGHT)])
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("config", [EIGHT, NF4], ids=["int8", "nf4"])
 def test_answers_and_gradients_are_those_of_the_rounded_model_and_the_weights_stay(family, config):
     """Through the rounding itself the gradient is zero almost everywhere: every layer would stand still."""
     model = made(family)
@@ -68,7 +69,10 @@ def test_answers_and_gradients_are_those_of_the_rounded_model_and_the_weights_st
     for (name, ours), theirs in zip(model.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, **exact)
         assert torch.equal(ours, before[name])
-    assert not torch.allclose(model(IDS).logits, found)  # outside it is the float model again
+    whole, stored = model(IDS).logits, quantize(model, config)(IDS).logits
+    assert not torch.allclose(whole, found)  # outside it is the float model again
+    kernels = 1e-5 if config is NF4 else 2e-2  # those of 8 bits round what they multiply as well
+    assert (stored - found).abs().max() < kernels * found.abs().max()
 
 
 def test_autocast_rounds_the_same_numbers():
