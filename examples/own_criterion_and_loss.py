@@ -14,7 +14,6 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trai
 import hf_shrink
 from hf_shrink import DistillationConfig, LossTerm, PruningConfig, ShrinkTrainer
 from hf_shrink.data.icd10 import icd10_chapters
-from hf_shrink.distillation.losses import LOSSES, Loss
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.pruning.criteria import Criterion
 
@@ -44,11 +43,10 @@ def centred_huber(student_logits: Tensor, teacher_logits: Tensor) -> Tensor:
     return F.huber_loss(student, teacher, reduction="none").mean(dim=-1)
 
 
-# A function that needs no statistics can be the criterion itself. The loss gets a name, so that reports can say it.
-LOSSES["centred_huber"] = Loss(centred_huber)
+# A loss is passed as it is; so is a criterion that needs no statistics.
 methods = {
     "built-in": ("magnitude", "forward_kl"),
-    "own": (Criterion(energy, needs=("input_norm",)), "centred_huber"),
+    "own": (Criterion(energy, needs=("input_norm",)), centred_huber),
 }
 
 tokenizer = AutoTokenizer.from_pretrained(options.teacher)

@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,6 +26,7 @@ from hf_shrink.reference import markdown
 from hf_shrink.starter import STARTER as STARTER
 from hf_shrink.stored import RECIPE as STORED_RECIPE
 from hf_shrink.stored import stored_file
+from hf_shrink.tables import Recorded
 from hf_shrink.tasks import TaskName
 from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
 from hf_shrink.yaml_core import write
@@ -137,6 +138,15 @@ class Recipe(Config):
         """
         return cls.from_yaml(stored_file(reference, STORED_RECIPE, revision=revision), overrides)
 
+    @classmethod
+    def from_record(cls, data: Mapping[str, Any]) -> Self:
+        """The recipe that a run has written down, to compare with: functions of its maker are there by their names alone.
+
+        Raises:
+            ValueError: it is none of this version.
+        """
+        return cls.model_validate(_with_functions(data))
+
     def effective_pruning(self) -> tuple[PruningConfig, ...]:
         """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""
         stored = entry_for("bitsandbytes", self.quantization)
@@ -183,6 +193,16 @@ class Recipe(Config):
     def reference_markdown(cls) -> str:
         """The README's recipe reference."""
         return markdown(cls.json_schema())
+
+
+def _with_functions(value: Any) -> Any:
+    """``value`` with each loss that is a function's name, ``my_module.my_function``, marked as one."""
+    if isinstance(value, Mapping):
+        return {
+            key: Recorded(inner) if key == "loss" and isinstance(inner, str) and "." in inner else _with_functions(inner)
+            for key, inner in value.items()
+        }
+    return [_with_functions(item) for item in value] if isinstance(value, list) else value
 
 
 def _placed(source: Source, path: KeyPath, message: str) -> tuple[Place, str]:

@@ -1,6 +1,5 @@
 """Whether a folder may be run in: new, the same recipe again, or a changed one that the user accepts."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def _within(key: str, section: str) -> bool:
 
 def _recorded(work: Workspace) -> Recipe:
     try:
-        return Recipe.model_validate_json(json.dumps(work.recipe))
+        return Recipe.from_record(work.recipe or {})
     except ValueError:
         raise IntegrityError(
             f"{work.folder.name}: the recipe in its manifest is not one of this version; pass --overwrite to start anew."

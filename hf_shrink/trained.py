@@ -74,7 +74,7 @@ def _recorded(folder: Path) -> tuple[set[str], Recipe | None]:
         return set(), None
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        recipe = Recipe.model_validate_json(json.dumps(manifest["recipe"]))
+        recipe = Recipe.from_record(manifest["recipe"])
         done = {stage for stage in manifest["stages"] if (folder / STAGES / stage / "config.json").is_file()}
     except (ValueError, KeyError, TypeError):
         raise IntegrityError(

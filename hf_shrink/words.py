@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
-from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.stages import Stage
 from hf_shrink.families import family_of, stacks_of
 from hf_shrink.models.scratch import sizes_of
@@ -13,6 +13,7 @@ from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.touched import PruningPlan
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
+from hf_shrink.tables import own_name
 from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
 from hf_shrink.training.depths import depths_of
 
@@ -72,14 +73,16 @@ def optimization_words(config: OptimizationConfig, student: Any) -> Iterator[str
 
 
 def _term_words(term: LossTerm) -> str:
-    takes = LOSSES[term.loss].takes
-    temperature = f" at temperature {_ramp(term.temperature, term.temperature_end)}" if "temperature" in takes else ""
+    loss = as_loss(term.loss)
+    temperature = f" at temperature {_ramp(term.temperature, term.temperature_end)}" if "temperature" in loss.takes else ""
     beta = "" if term.beta is None else f", beta {term.beta:g}"
-    layers = term.layers or LOSSES[term.loss].layers
+    layers = term.layers or loss.layers
     pairs = (
         layers if layers is None or isinstance(layers, str) else ", ".join(f"{ours} from {theirs}" for ours, theirs in layers)
     )
-    return f"{_ramp(term.weight, term.weight_end)} x {term.loss}{temperature}{beta}" + (f" (layers: {pairs})" if pairs else "")
+    return f"{_ramp(term.weight, term.weight_end)} x {own_name(term.loss)}{temperature}{beta}" + (
+        f" (layers: {pairs})" if pairs else ""
+    )
 
 
 def _ramp(start: float, end: float | None) -> str:

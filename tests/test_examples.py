@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from hf_shrink.cli import app
-from hf_shrink.distillation.losses import LOSSES
 from tests.project import make_project
 from tests.publishing.conftest import client_env
 from tests.publishing.fake_hub import FakeHub
@@ -45,17 +44,13 @@ def test_each_script_is_short_and_run_by_the_page():
 def walked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """The folder in which the page was walked through, and what each command printed."""
     folder = make_project(tmp_path_factory.mktemp("examples"), layers=4)
-    said, losses = {}, dict(LOSSES)
-    try:
-        with contextlib.chdir(folder):
-            for kind, block in BLOCKS:
-                if kind == "bash":
-                    said |= {line: _run(line, folder) for line in block.splitlines()}
-                elif not any(block in path.read_text(encoding="utf-8") for path in SCRIPTS):  # else it ran in its script
-                    exec(compile(block, "examples/README.md", "exec"), {})
-    finally:
-        LOSSES.clear()
-        LOSSES.update(losses)
+    said: dict[str, str] = {}
+    with contextlib.chdir(folder):
+        for kind, block in BLOCKS:
+            if kind == "bash":
+                said |= {line: _run(line, folder) for line in block.splitlines()}
+            elif not any(block in path.read_text(encoding="utf-8") for path in SCRIPTS):  # else it ran in its script
+                exec(compile(block, "examples/README.md", "exec"), {})
     return folder, said
 
 

@@ -12,6 +12,7 @@ from hf_shrink.distillation.cache_files import Manifest, first_fault, read_manif
 from hf_shrink.distillation.config import LossTerm
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.merged import Kept
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.row_keys import RowKeys, row_keys
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.lines import few, without_home
@@ -99,7 +100,7 @@ class CachedTeacher:
                 a temperature at which their share is not known.
         """
         for name, term in terms.items():
-            loss = LOSSES[term.loss]
+            loss = as_loss(term.loss)
             if loss.reads != "logits":
                 raise MismatchError(
                     f"distillation: {name} reads {loss.reads}, but a cache holds the teacher's logits alone.\n"

@@ -1,11 +1,12 @@
 """The ``distillation`` section."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from hf_shrink.config import Config, Listed
-from hf_shrink.tables import pick
+from hf_shrink.tables import own_name
 
 LayerPair = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], Listed]
 LayerMap = Literal["uniform", "last"] | Annotated[tuple[LayerPair, ...], Listed]
@@ -14,7 +15,7 @@ LayerMap = Literal["uniform", "last"] | Annotated[tuple[LayerPair, ...], Listed]
 class LossTerm(Config):
     """One distillation loss with its weight."""
 
-    loss: str = Field("forward_kl", description="Name of the loss.")
+    loss: str | SkipJsonSchema[Any] = Field("forward_kl", description="Name of the loss. In Python also a function.")
     temperature: float = Field(1.0, gt=0, description="Softens both distributions; 1 leaves them as they are.")
     weight: float = Field(1.0, ge=0, description="Factor of this term in the sum.")
     beta: float | None = Field(
@@ -33,22 +34,31 @@ class LossTerm(Config):
 
     @field_validator("loss")
     @classmethod
-    def _is_known(cls, name: str) -> str:
-        from hf_shrink.distillation.losses import LOSSES  # here, so that reading the schema leaves torch unimported
+    def _is_known(cls, loss: Any) -> Any:
+        from hf_shrink.distillation.own_losses import as_loss  # here, so that reading the schema leaves torch unimported
 
-        pick(LOSSES, name, "loss")
-        return name
+        as_loss(loss)
+        return loss
+
+    @field_serializer("loss")
+    def _by_its_name(self, loss: Any) -> str:
+        return own_name(loss)
+
+    @property
+    def name(self) -> str:
+        """What logs call the term: the loss's name, or a function's without its module."""
+        return own_name(self.loss).rsplit(".", 1)[-1]
 
     @model_validator(mode="after")
     def _has_only_what_it_takes(self) -> Self:
-        from hf_shrink.distillation.losses import LOSSES
+        from hf_shrink.distillation.own_losses import as_loss
 
-        loss = LOSSES[self.loss]
+        loss = as_loss(self.loss)
         soft = self.temperature != 1 or self.temperature_end is not None
         given = {"temperature": soft, "beta": self.beta is not None, "layers": self.layers is not None}
         taken = loss.takes | ({"layers"} if loss.layers else set())
         for word in (word for word, is_given in given.items() if is_given and word not in taken):
-            raise ValueError(f"{word}: would be ignored, {self.loss} has none; remove it.")
+            raise ValueError(f"{word}: would be ignored, {own_name(self.loss)} has none; remove it.")
         if self.loss == "jsd" and self.beta is not None and not 0 < self.beta < 1:
             raise ValueError(f"beta: must be a number in (0, 1) for jsd, got {self.beta:g}")
         if self.layers == ():
@@ -104,20 +114,20 @@ class DistillationConfig(Config):
 
     @model_validator(mode="after")
     def _samples_have_no_right_answer(self) -> Self:
-        from hf_shrink.distillation.losses import LOSSES
+        from hf_shrink.distillation.own_losses import as_loss
 
         for term in self.losses if self.on_policy is not None else ():
-            if "labels" in LOSSES[term.loss].takes:
-                raise ValueError(f"on_policy: {term.loss} reads the right word, which a sample has not; use jsd.")
+            if "labels" in as_loss(term.loss).takes:
+                raise ValueError(f"on_policy: {term.name} reads the right word, which a sample has not; use jsd.")
         if self.on_policy is not None and self.alpha == 0 and self.alpha_end is None:
             raise ValueError("on_policy: nothing is learnt from the teacher at alpha 0; raise alpha, or remove it.")
         return self
 
     @model_validator(mode="after")
     def _stages_have_something_to_learn(self) -> Self:
-        from hf_shrink.distillation.losses import LOSSES
+        from hf_shrink.distillation.own_losses import as_loss
 
-        if self.progressive is not None and not any(LOSSES[term.loss].layers for term in self.losses):
+        if self.progressive is not None and not any(as_loss(term.loss).layers for term in self.losses):
             raise ValueError("progressive: no loss compares layers, so no layer would learn; add hidden_mse, or remove it.")
         if self.progressive is not None and self.alpha == 0:
             raise ValueError("progressive: nothing is learnt from the teacher at alpha 0; raise alpha, or remove it.")

@@ -11,9 +11,9 @@ from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.layers import LayerTerms
-from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.merged import Kept, merge
 from hf_shrink.distillation.outputs import check_outputs, logits_of
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.positions import SAMPLED, is_about_spans, kept_positions, labels_in, targets
 from hf_shrink.distillation.ramps import along
 from hf_shrink.distillation.stages import Stage, named, stage_at, stages_of
@@ -59,7 +59,8 @@ class Distiller:
         self.shifts_labels = shifts_labels
         self.words = words
         self._terms = named(config.losses)
-        on_layers = {name: term for name, term in self._terms.items() if LOSSES[term.loss].reads != "logits"}
+        self._losses = {name: as_loss(term.loss) for name, term in self._terms.items()}
+        on_layers = {name: term for name, term in self._terms.items() if self._losses[name].reads != "logits"}
         self._on_logits = {name: term for name, term in self._terms.items() if name not in on_layers}
         if isinstance(teacher, CachedTeacher):
             teacher.check_terms(self._terms)
@@ -80,7 +81,7 @@ class Distiller:
     def streams(self) -> bool:
         """Whether the terms can be had a few rows at a time: they read logits of classes alone, which stand in one order."""
         taught = self.config.alpha > 0 or self.config.alpha_end is not None
-        fit = all("classes" in LOSSES[term.loss].outputs for term in self._terms.values())  # others: ``mix`` refuses them
+        fit = all("classes" in loss.outputs for loss in self._losses.values())  # others: ``mix`` refuses them
         return taught and fit and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
 
     @property
@@ -189,14 +190,14 @@ class Distiller:
             NonFiniteError: the teacher's logits hold a NaN or an infinity where it counts.
         """
         assert isinstance(self.teacher, Teacher)
-        alpha, terms = self.alpha, tuple(self._terms.values())
+        alpha, terms = self.alpha, self._terms
         sizes = [head.out_features for head in (heads.student, heads.teacher)]
         if self.words is None and sizes[0] != sizes[1]:
             raise MismatchError(f"distillation: the student has {sizes[0]} words, the teacher {sizes[1]}.")
         counts = [torch.as_tensor(n, dtype=torch.float32) for n in (task_count, *[count] * len(terms))]
         divisors = torch.stack([n.to(heads.student.weight.device) for n in counts])
         learnt = 0.0 if SAMPLED in inputs else 1.0
-        weights = divisors.new_tensor([learnt * (1 - alpha), *(alpha * self._weight(term) for term in terms)])
+        weights = divisors.new_tensor([learnt * (1 - alpha), *(alpha * self._weight(term) for term in terms.values())])
         found = streamed(
             run_student,
             heads,
@@ -204,12 +205,12 @@ class Distiller:
             targets=targets(inputs),
             kept=self.positions(inputs),
             terms=lambda student, teacher, labels: [
-                self._value(term, student[:, : self.words], teacher[:, : self.words], labels) for term in terms
+                self._value(name, student[:, : self.words], teacher[:, : self.words], labels) for name in terms
             ],
             factors=weights / divisors,
         )
         _refuse_not_finite(found.bad_rows)
-        for name, value in zip(("task", *self._terms), found.sums / divisors, strict=True):
+        for name, value in zip(("task", *terms), found.sums / divisors, strict=True):
             self._record(name, value * learnt if name == "task" else value)
         return found.total
 
@@ -225,9 +226,9 @@ class Distiller:
     def _weight(self, term: LossTerm) -> float:
         return along(term.weight, term.weight_end, self._step, self._steps)
 
-    def _value(self, term: LossTerm, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    def _value(self, name: str, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
         """One number a position, ``[positions]``."""
-        loss = LOSSES[term.loss]
+        term, loss = self._terms[name], self._losses[name]
         options: dict[str, Any] = {} if term.beta is None else {"beta": term.beta}
         if "temperature" in loss.takes:
             options["temperature"] = along(term.temperature, term.temperature_end, self._step, self._steps)
@@ -250,7 +251,7 @@ class Distiller:
         bad = kept & ~teacher.isfinite().all(dim=-1)
         _refuse_not_finite(bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist())
         ours, theirs, right = student[kept], teacher[kept], labels.reshape(*kept.shape, *labels.shape[kept.ndim :])[kept]
-        return {name: self._value(term, ours, theirs, right).sum() / parts for name, term in self._on_logits.items()}
+        return {name: self._value(name, ours, theirs, right).sum() / parts for name in self._on_logits}
 
     def _merged_sums(self, student: Tensor, teacher: Kept, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
         """As ``_logit_sums``, where of the teacher's words only the likeliest are known one by one."""
@@ -263,7 +264,7 @@ class Distiller:
         sums = {}
         for name, term in self._terms.items():
             merged = merge(ours, theirs.ids, term.temperature), theirs.logits(term.temperature)
-            sums[name] = self._value(term, *merged, right).sum()
+            sums[name] = self._value(name, *merged, right).sum()
         return sums
 
     def _layer_sums(self, student: Seen, teacher: Seen, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.layers import pairs_of
-from hf_shrink.distillation.losses import ATTENTION_READS, LOSSES
+from hf_shrink.distillation.losses import ATTENTION_READS
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.stages import Stage, named, stages_of
 from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.distillation.watching import attention_blocks
@@ -30,11 +31,11 @@ def check_teaching(config: DistillationConfig, student: Any, teacher: Any, token
     heads = [model.get_output_embeddings() for model in (student, teacher)]
     if all(head is not None for head in heads):
         shared_words(len(heads[0].weight), len(heads[1].weight), tokens)
-    terms = {f"losses.{i}: {term.loss}": term for i, term in enumerate(config.losses) if LOSSES[term.loss].reads != "logits"}
+    terms = {f"losses.{i}: {term.name}": term for i, term in enumerate(config.losses) if as_loss(term.loss).reads != "logits"}
     if not terms:
         return
     pairs = pairs_of(terms, student, teacher)
-    if any(LOSSES[term.loss].reads in ATTENTION_READS for term in terms.values()):
+    if any(as_loss(term.loss).reads in ATTENTION_READS for term in terms.values()):
         attention_blocks(student, "student")
         attention_blocks(teacher, "teacher")
     _check_heads(terms, pairs, student, teacher)
@@ -48,14 +49,14 @@ def planned_stages(config: DistillationConfig, student: Any, teacher: Any) -> tu
     """
     if config.progressive is None:
         return ()
-    terms = {name: term for name, term in named(config.losses).items() if LOSSES[term.loss].reads != "logits"}
+    terms = {name: term for name, term in named(config.losses).items() if as_loss(term.loss).reads != "logits"}
     return stages_of(config.progressive, terms, pairs_of(terms, student, teacher))
 
 
 def _check_heads(terms: Mapping[str, LossTerm], pairs: Mapping[str, Any], student: Any, teacher: Any) -> None:
     """Attention is compared head by head: as many in both layers of a pair."""
     for name, term in terms.items():
-        if LOSSES[term.loss].reads == "attentions":
+        if as_loss(term.loss).reads == "attentions":
             for ours, theirs in pairs[name]:
                 counts = _heads(student)[ours], _heads(teacher)[theirs]
                 if counts[0] != counts[1]:

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from hf_shrink.distillation.config import LossTerm
 from hf_shrink.distillation.layer_maps import Pair, layer_pairs
-from hf_shrink.distillation.losses import ATTENTION_READS, LOSSES
+from hf_shrink.distillation.losses import ATTENTION_READS
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.projections import Projections
 from hf_shrink.distillation.views import Seen, Tokens, compared
 from hf_shrink.distillation.watching import Attended, make_watchable, watching
@@ -34,7 +35,7 @@ class LayerTerms:
         self.terms = terms
         student, teacher = _base(student), _base(teacher)
         self.pairs = pairs_of(terms, student, teacher)
-        by_read = {name: LOSSES[term.loss].reads for name, term in terms.items()}
+        by_read = {name: as_loss(term.loss).reads for name, term in terms.items()}
         states = [name for name, reads in by_read.items() if reads in ("hidden", "embeddings")]
         self.forward_words = {"output_hidden_states": True} if states else {}
         compared_states = [f"{name}_{ours}_{theirs}" for name in states for ours, theirs in self.pairs[name]]
@@ -61,7 +62,7 @@ class LayerTerms:
     def value(self, name: str, student: Seen, teacher: Seen, tokens: Tokens, pairs: Sequence[Pair]) -> Tensor:
         """The sum of one term over the tokens that count, its mean over ``pairs`` of layers; a float32 scalar with gradient."""
         term, total = self.terms[name], tokens.shares.new_zeros(())
-        loss = LOSSES[term.loss]
+        loss = as_loss(term.loss)
         for ours, theirs in pairs:
             where = f"distillation: {name}, layers [{ours}, {theirs}]"
             one, other = compared(loss.reads, student, teacher, (ours, theirs), tokens.kept, where)
@@ -81,7 +82,7 @@ def pairs_of(terms: Mapping[str, LossTerm], student: Any, teacher: Any) -> dict[
     """
     sizes, found = [_layers_of(student, "student"), _layers_of(teacher, "teacher")], {}
     for name, term in terms.items():
-        default = LOSSES[term.loss].layers
+        default = as_loss(term.loss).layers
         found[name] = layer_pairs(term.layers or default, *sizes, where=f"distillation: {name}") if default else ((0, 0),)
     return found
 

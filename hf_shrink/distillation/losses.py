@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from hf_shrink.distillation.divergences import (
 )
 from hf_shrink.distillation.features import hidden_cosine, hidden_mse, normalised_mse
 
+LossFunction: TypeAlias = Callable[..., Tensor]
 Reads = Literal["logits", "embeddings", "hidden", "attentions", "queries", "keys", "values"]
 
 ATTENTION_READS = frozenset({"attentions", "queries", "keys", "values"})
@@ -40,7 +41,7 @@ class Loss:
         merges: whether it is still a loss between two distributions where some of the classes are counted as one.
     """
 
-    function: Callable[..., Tensor]
+    function: LossFunction
     reads: Reads = "logits"
     takes: frozenset[str] = frozenset()
     outputs: frozenset[str] = field(default=frozenset({"classes", "places"}))

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hf_shrink.distillation.config import LossTerm
-from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.losses import Loss, LossFunction
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
 from hf_shrink.tasks import SENTENCES
@@ -83,17 +84,18 @@ def logits_of(outputs: Mapping[str, Any], inputs: Mapping[str, Any]) -> Tensor:
     return both if mask is None else both.masked_fill(~mask.bool()[:, None, :].to(both.device), _NOWHERE)
 
 
-def problem_with(loss: str, kind: Kind, outputs: str) -> str | None:
+def problem_with(loss: str | Loss | LossFunction, kind: Kind, outputs: str) -> str | None:
     """Why a loss cannot compare outputs of a kind, and which one can; None where it can, as losses on layers always.
 
     Args:
-        loss: a name of ``LOSSES``.
+        loss: a name of ``LOSSES``, or one of a user's own.
         kind: what the outputs are.
         outputs: how the sentence calls them, with its verb.
     """
-    if LOSSES[loss].reads != "logits" or kind in LOSSES[loss].outputs:
+    found = as_loss(loss)
+    if found.reads != "logits" or kind in found.outputs:
         return None
-    return f"compares {_MEANS[min(LOSSES[loss].outputs)]}, but {outputs} {_MEANS[kind]}.\nUse {_FITS[kind]}."
+    return f"compares {_MEANS[min(found.outputs)]}, but {outputs} {_MEANS[kind]}.\nUse {_FITS[kind]}."
 
 
 def check_shapes(one: Tensor, other: Tensor, what: str) -> None:

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from hf_shrink.distillation.config import LossTerm, ProgressiveConfig
 from hf_shrink.distillation.layer_maps import Pair
-from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.errors import RecipeError
 
 
@@ -67,10 +67,10 @@ def named(terms: Sequence[LossTerm]) -> dict[str, LossTerm]:
     """Terms by the name they are logged under: a loss used twice is ``forward_kl`` and ``forward_kl_2``."""
     found: dict[str, LossTerm] = {}
     for term in terms:
-        again = sum(other.loss == term.loss for other in found.values())
-        found[f"{term.loss}_{again + 1}" if again else term.loss] = term
+        again = sum(other.name == term.name for other in found.values())
+        found[f"{term.name}_{again + 1}" if again else term.name] = term
     return found
 
 
 def _depth(term: LossTerm, pair: Pair) -> int:
-    return 0 if LOSSES[term.loss].reads == "embeddings" else pair[0] + 1
+    return 0 if as_loss(term.loss).reads == "embeddings" else pair[0] + 1

@@ -16,7 +16,7 @@ from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.heads import plain_head
-from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.positions import SAMPLED
 from hf_shrink.distillation.streaming import Heads
 from hf_shrink.distillation.teacher import Teacher
@@ -61,7 +61,7 @@ class TaughtTrainer(SamplingTrainer):
         one.to(self.args.device)
         live = not isinstance(one, CachedTeacher)
         self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=live)
-        on_layers = any(LOSSES[term.loss].reads != "logits" for term in config.losses)
+        on_layers = any(as_loss(term.loss).reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
             raise RecipeError("distillation: losses on layers belong to one model; pass model= instead of model_init=.")
         self.distiller = Distiller(
