@@ -107,6 +107,9 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
             if stage.name == "teacher":  # one that is taken as it comes may have its classes in another order
                 answers = by_name(folder, names, tokens.test, prepared.tokenizer, batch_size=batch_size)
                 order = order_by_name(folder, names)
+                if prepared.both is not None:
+                    answers = answers_in_own_words(folder, prepared.splits, recipe.data.max_length, batch_size=batch_size)
+                    own = own_tokenizer(folder)
             did = _did(stage.name, stage.does, work)
             subject = Subject(stage.name, _TITLES[stage.name], did, folder=folder, predictions=answers)
             found.append(dataclasses.replace(subject, order=order, tokenizer=own, **_spent(recipe, stage.name, work)))

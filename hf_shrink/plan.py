@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.blueprint import blueprint
 from hf_shrink.caching import cache_outlook, words_that_count
+from hf_shrink.data.format import Collator
 from hf_shrink.data.splits import Splits, load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, check_fit, tokenize
 from hf_shrink.distillation.fitting import planned_stages
@@ -39,7 +41,7 @@ from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.recovery_plan import recovered
 from hf_shrink.stage_plan import Plan, StagePlan
-from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, teachers_of
+from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, rows_of_both, teachers_of
 from hf_shrink.training.arguments import check_optimizer, optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.outlook import check_optimization
@@ -69,6 +71,7 @@ class Prepared:
         pairs: how to read each teacher for the student.
         kept_tokens: ids that a smaller vocabulary keeps; None where it stays.
         words: how many of the vocabulary a cache is about; None without one.
+        both: the student's training rows with those of a teacher that has another tokenizer, and their collator; else None.
     """
 
     plan: Plan
@@ -78,6 +81,7 @@ class Prepared:
     pairs: tuple[Pair, ...]
     kept_tokens: tuple[int, ...] | None = None
     words: int | None = None
+    both: tuple[Dataset, Collator] | None = None
 
 
 def make_plan(recipe: Recipe) -> Plan:
@@ -105,7 +109,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     check_fit(tokens, *_limits(start))
     steps = _steps(recipe.training, recipe.seed, len(tokens.train), "training")
     teachers, stages = teachers_of(recipe, splits, start, tokenizer, download=download), _floor(recipe, splits)
-    for each in teachers:
+    both = rows_of_both(recipe, splits, teachers[0], tokenizer) if teachers else None
+    for each in teachers if both is None else ():
         check_fit(tokens, *_limits(each.model), "the teacher")
     if teachers:
         stages.append(_teacher(recipe, len(tokens.train), teachers))
@@ -160,7 +165,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}", gate))
     warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
     pairs = tuple(each.pair for each in teachers)
-    return Prepared(Plan(recipe.output_dir, tuple(stages), warnings), splits, tokens, tokenizer, pairs, kept_tokens, words)
+    plan = Plan(recipe.output_dir, tuple(stages), warnings)
+    return Prepared(plan, splits, tokens, tokenizer, pairs, kept_tokens, words, both)
 
 
 def _onnx(student: PreTrainedModel, config: QuantizationConfig) -> StagePlan:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from hf_shrink.crossing_checks import crossing_problems
 from hf_shrink.explain import KeyPath
 from hf_shrink.optimizer_words import optimizer_problems
 from hf_shrink.recovery_checks import recovery_problems
@@ -45,6 +46,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _teacher(data)
     yield from _teachers(data)
     yield from _cache(data)
+    yield from crossing_problems(data)
     yield from _revisions(data)
     yield from _claims(data)
     yield from _backends(data)
@@ -223,7 +225,10 @@ def _losses(data: Mapping[str, Any]) -> Iterator[Problem]:
         return
     for i, loss, _ in _named_losses(data):
         from hf_shrink.distillation.outputs import OUTPUTS, problem_with
+        from hf_shrink.distillation.own_losses import as_loss
 
+        if name == "causal-lm" and as_loss(loss).crosses:
+            continue
         problem = problem_with(loss, OUTPUTS.get(task.problem_type or name, "classes"), f"{name} gives")
         if problem is not None:
             yield ("distillation", "losses", i, "loss"), problem.replace("\n", " ")

@@ -5,10 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.blueprint import blueprint
+from hf_shrink.columns import TEACHER_IDS
+from hf_shrink.data.format import Collator
 from hf_shrink.data.splits import Splits
+from hf_shrink.data.tokenize import check_rows
+from hf_shrink.data.two_tokenizers import both_collator, in_both
 from hf_shrink.distillation.fitting import check_teaching
 from hf_shrink.errors import MismatchError
 from hf_shrink.models.load import load_tokenizer
@@ -20,10 +25,11 @@ from hf_shrink.tasks import SENTENCES
 
 @dataclass(frozen=True)
 class Taught:
-    """A teacher without its weights, and how its classes are read for the student."""
+    """A teacher without its weights, how its classes are read for the student, and how it reads texts."""
 
     model: PreTrainedModel
     pair: Pair
+    tokenizer: PreTrainedTokenizerBase
 
 
 def teachers_of(
@@ -40,9 +46,29 @@ def teachers_of(
         model = blueprint(recipe.task, config.model, config.revision, own, download)
         spoken = load_tokenizer(config.model, revision=config.revision, download=download)
         named = bool(splits.label_names)
-        pair = check_pair(start, model, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named)
-        found.append(Taught(model, pair))
+        crosses = None if recipe.task != "causal-lm" else recipe.distillation is not None and recipe.distillation.crosses
+        pair = check_pair(start, model, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named, crosses=crosses)
+        found.append(Taught(model, pair, spoken))
     return tuple(found)
+
+
+def rows_of_both(
+    recipe: Recipe, splits: Splits, teacher: Taught, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Dataset, Collator] | None:
+    """The training rows in the tokens of student and teacher, and their collator; None where both have one tokenizer.
+
+    Raises:
+        MismatchError: as ``in_both``, or the teacher takes fewer tokens.
+    """
+    if recipe.distillation is None or not recipe.distillation.crosses:
+        return None
+    rows = in_both(splits.train, tokenizer, teacher.tokenizer, recipe.data.max_length)
+    vocabulary, most = (
+        getattr(teacher.model.config, "vocab_size", None),
+        getattr(teacher.model.config, "max_position_embeddings", None),
+    )
+    check_rows(rows[TEACHER_IDS], vocabulary, most, "train", "the teacher")
+    return rows, both_collator(tokenizer, teacher.tokenizer, splits.format.collator(tokenizer))
 
 
 def check_teachers(

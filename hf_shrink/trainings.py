@@ -26,7 +26,7 @@ from hf_shrink.ranks import agree, is_leader
 from hf_shrink.training.arguments import training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.store import checkpoints
-from hf_shrink.training.taught import AnyTeacher
+from hf_shrink.training.teachers import AnyTeacher
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.workspace import Follower
 
@@ -94,11 +94,14 @@ def _train(
     entries = job.recipe.effective_pruning() if is_student else ()
     masked = [entry for entry in entries if entry.follows_training]
     masked += [entry.held() for entry in entries if entry.when == "before" and not entry.makes_smaller]
+    rows, collator = job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer)
+    if is_student and job.prepared.both is not None:
+        rows, collator = job.prepared.both
     trainer = ShrinkTrainer(
         model,
         training_arguments(words, output_dir=scratch, seed=job.recipe.seed, where=stage),
-        job.prepared.splits.format.collator(job.prepared.tokenizer),
-        job.tokens.train,
+        collator,
+        rows,
         job.tokens.validation,
         job.prepared.tokenizer,
         teacher=teacher,

@@ -184,6 +184,27 @@ def tiny_lm_tokenizer(**more: Any) -> PreTrainedTokenizerFast:
     )
 
 
+def other_tokenizer(**more: Any) -> PreTrainedTokenizerFast:
+    """The same words in halves (``hou``, ``##se``), under other ids; it has an end of text and a padding token."""
+    halves = sorted({half for word in (*COLOURS, *FILLERS) for half in _halves(word)})
+    words = {token: i for i, token in enumerate(("<unk>", "<end>", "<pad>", *halves))}
+    tokenizer = Tokenizer(models.WordPiece(words, unk_token="<unk>", max_input_chars_per_word=20))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        eos_token="<end>",
+        pad_token="<pad>",
+        model_input_names=["input_ids", "attention_mask"],
+        **{"model_max_length": 64} | more,
+    )
+
+
+def _halves(word: str) -> tuple[str, ...]:
+    cut = (len(word) + 1) // 2
+    return (word[:cut], f"##{word[cut:]}") if len(word) > 1 else (word,)
+
+
 def colour_texts(rows: int, *, seed: int = 0) -> Dataset:
     """``text`` of 3 to 12 filler words around one colour, ``label`` the colour's index: learnable in seconds."""
     generator = torch.Generator().manual_seed(seed)

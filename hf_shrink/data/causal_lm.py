@@ -47,14 +47,10 @@ class NextTokenFormat(Format):
 
     def tokens(self, data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, role: str) -> Dataset:
         """Blocks, or one row a text."""
-        end = tokenizer.eos_token_id
-        if not isinstance(end, int):
-            raise MismatchError(
-                "tokenizer: no end-of-text token, so nothing would separate one text from the next.\n"
-                "Set eos_token in the tokenizer's config."
-            )
-        found = self._documents(data, tokenizer, role)
-        rows = pack(found, max_length, end) if self.config.packing else (_cut(_closed(d, end), max_length) for d in found)
+        end, chats = end_of_text(tokenizer), self.config.messages_column is not None
+        only_assistant = chats and self.config.loss_on == "assistant" and marks_assistant(tokenizer)
+        found = documents(data, tokenizer, role, chats=chats, only_assistant=only_assistant)
+        rows = pack(found, max_length, end) if self.config.packing else unpacked(found, end, max_length)
         kept = [(ids, labels) for ids, labels in rows if any(label != IGNORED for label in labels[1:])]
         if not kept:
             raise MismatchError(f"{role}: 0 tokens to predict in {len(data)} rows. Give longer texts, or loss_on: all.")
@@ -80,17 +76,49 @@ class NextTokenFormat(Format):
             return ()
         return ("data.loss_on: the chat template does not mark what the assistant says, so all tokens of a chat are learnt",)
 
-    def _documents(self, data: Dataset, tokenizer: PreTrainedTokenizerBase, role: str) -> Iterator[Document]:
-        if self.config.messages_column is not None:
-            only_assistant = self.config.loss_on == "assistant" and marks_assistant(tokenizer)
-            yield from chat_tokens(data["messages"], tokenizer, role, only_assistant=only_assistant)
-            return
-        for i, text in enumerate(data["text"]):
-            # A long text is no mistake here: verbose=False keeps the tokenizer from warning about its length.
-            ids = list(tokenizer(text, verbose=False)["input_ids"])
-            if not text.strip() or not ids:
-                raise MismatchError(f"{role} row {i}: the text {text[:40]!r} has no token. Remove the row.")
-            yield ids, list(ids)
+
+def documents(
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, role: str, *, chats: bool, only_assistant: bool
+) -> Iterator[Document]:
+    """Token ids and labels of each row, in order.
+
+    Args:
+        data: ``text``, or with ``chats`` ``messages``.
+        tokenizer: what it puts around a text stays.
+        role: names the split in errors.
+        chats: whether rows are chats.
+        only_assistant: of chats, label only what the assistant says.
+
+    Raises:
+        MismatchError: a row without a token, or a chat that the template refuses.
+    """
+    if chats:
+        yield from chat_tokens(data["messages"], tokenizer, role, only_assistant=only_assistant)
+        return
+    for i, text in enumerate(data["text"]):
+        # A long text is no mistake here: verbose=False keeps the tokenizer from warning about its length.
+        ids = list(tokenizer(text, verbose=False)["input_ids"])
+        if not text.strip() or not ids:
+            raise MismatchError(f"{role} row {i}: the text {text[:40]!r} has no token. Remove the row.")
+        yield ids, list(ids)
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id of the end-of-text token; a MismatchError where there is none."""
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
+        raise MismatchError(
+            "tokenizer: no end-of-text token, so nothing would separate one text from the next.\n"
+            "Set eos_token in the tokenizer's config."
+        )
+    return end
+
+
+def unpacked(found: Iterator[Document], end: int, length: int | None) -> Iterator[Document]:
+    """Each document by itself, closed by ``end`` and cut to ``length`` tokens; None leaves it whole."""
+    for document in found:
+        ids, labels = _closed(document, end)
+        yield ids[:length], labels[:length]
 
 
 def pack(documents: Iterator[Document], length: int, end: int) -> Iterator[Document]:
@@ -129,7 +157,3 @@ def _closed(document: Document, end: int) -> Document:
     if ids[-1] == end:
         return document
     return [*ids, end], [*labels, end if labels[-1] != IGNORED else IGNORED]
-
-
-def _cut(document: Document, length: int) -> Document:
-    return document[0][:length], document[1][:length]

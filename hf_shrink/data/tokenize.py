@@ -1,5 +1,6 @@
 """From rows to token ids."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from datasets import Dataset
@@ -43,13 +44,18 @@ def check_fit(tokens: TokenizedSplits, vocabulary: int | None, positions: int | 
     A model would stop with an index error in the middle of training, or, where positions are computed, just be bad.
     """
     for role, rows in (("train", tokens.train), ("validation", tokens.validation), ("test", tokens.test)):
-        for i, ids in enumerate(rows["input_ids"]):
-            if vocabulary is not None and max(ids) >= vocabulary:
-                raise MismatchError(
-                    f"{role} row {i}: token id {max(ids)}, but {who}'s vocabulary has {vocabulary} entries.\n"
-                    "Use the model's own tokenizer."
-                )
-            if positions is not None and len(ids) > positions:
-                raise MismatchError(
-                    f"{role} row {i}: {len(ids)} tokens, but {who} takes at most {positions}; lower data.max_length."
-                )
+        check_rows(rows["input_ids"], vocabulary, positions, role, who)
+
+
+def check_rows(rows: Sequence[list[int]], vocabulary: int | None, positions: int | None, role: str, who: str) -> None:
+    """As ``check_fit``, for the token ids of one split."""
+    for i, ids in enumerate(rows):
+        if vocabulary is not None and max(ids) >= vocabulary:
+            raise MismatchError(
+                f"{role} row {i}: token id {max(ids)}, but {who}'s vocabulary has {vocabulary} entries.\n"
+                "Use the model's own tokenizer."
+            )
+        if positions is not None and len(ids) > positions:
+            raise MismatchError(
+                f"{role} row {i}: {len(ids)} tokens, but {who} takes at most {positions}; lower data.max_length."
+            )

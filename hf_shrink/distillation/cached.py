@@ -106,6 +106,8 @@ class CachedTeacher:
                     f"distillation: {name} reads {loss.reads}, but a cache holds the teacher's logits alone.\n"
                     "Remove the cache, or the loss."
                 )
+            if loss.crosses:
+                raise MismatchError(f"distillation: {name} asks a live teacher in its own tokens. Remove the cache.")
             if self.layout.top_k is None:
                 continue
             if not loss.merges:

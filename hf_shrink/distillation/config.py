@@ -112,6 +112,26 @@ class DistillationConfig(Config):
     progressive: ProgressiveConfig | None = None
     on_policy: OnPolicyConfig | None = None
 
+    @property
+    def crosses(self) -> bool:
+        """Whether the teacher reads the texts in tokens of its own."""
+        from hf_shrink.distillation.own_losses import as_loss
+
+        return any(as_loss(term.loss).crosses for term in self.losses)
+
+    @model_validator(mode="after")
+    def _tokenizers_are_one_or_two(self) -> Self:
+        from hf_shrink.distillation.own_losses import as_loss
+
+        others = [term.name for term in self.losses if not as_loss(term.loss).crosses]
+        if self.crosses and others:
+            raise ValueError(
+                f"losses: {others[0]} compares the same tokens in both models, which uld is there to do without; keep one."
+            )
+        if self.crosses and self.on_policy is not None:
+            raise ValueError("on_policy: a sample has no row in the teacher's tokens, which uld reads; remove it, or use jsd.")
+        return self
+
     @model_validator(mode="after")
     def _samples_have_no_right_answer(self) -> Self:
         from hf_shrink.distillation.own_losses import as_loss

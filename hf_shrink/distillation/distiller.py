@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.crossing import CrossingTeacher, paired
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.layers import LayerTerms
 from hf_shrink.distillation.merged import Kept, merge
@@ -64,6 +65,8 @@ class Distiller:
         self._on_logits = {name: term for name, term in self._terms.items() if name not in on_layers}
         if isinstance(teacher, CachedTeacher):
             teacher.check_terms(self._terms)
+        elif config.crosses and not isinstance(teacher, CrossingTeacher):
+            raise MismatchError("distillation: uld asks a teacher in its own tokens; pass a CrossingTeacher.")
         if on_layers and isinstance(teacher, Ensemble):
             raise MismatchError(f"distillation: {next(iter(on_layers))} compares layers, which several teachers do not share.")
         compares = bool(on_layers) and isinstance(teacher, Teacher)
@@ -81,7 +84,7 @@ class Distiller:
     def streams(self) -> bool:
         """Whether the terms can be had a few rows at a time: they read logits of classes alone, which stand in one order."""
         taught = self.config.alpha > 0 or self.config.alpha_end is not None
-        fit = all("classes" in loss.outputs for loss in self._losses.values())  # others: ``mix`` refuses them
+        fit = all(loss.outputs & {"classes", "words"} for loss in self._losses.values())  # others: ``mix`` refuses them
         return taught and fit and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
 
     @property
@@ -120,7 +123,8 @@ class Distiller:
         """True at each position of the batch that counts, the shape of its labels."""
         if self._decodes:  # labels are the decoder's; the attention mask is about what the encoder reads
             inputs = {**inputs, "attention_mask": inputs.get("decoder_attention_mask")}
-        return kept_positions(inputs, shifts_labels=self.shifts_labels)
+        kept = kept_positions(inputs, shifts_labels=self.shifts_labels)
+        return kept & paired(inputs) if self.config.crosses else kept
 
     def mix(
         self,
@@ -192,7 +196,7 @@ class Distiller:
         assert isinstance(self.teacher, Teacher)
         alpha, terms = self.alpha, self._terms
         sizes = [head.out_features for head in (heads.student, heads.teacher)]
-        if self.words is None and sizes[0] != sizes[1]:
+        if self.words is None and sizes[0] != sizes[1] and not self.config.crosses:
             raise MismatchError(f"distillation: the student has {sizes[0]} words, the teacher {sizes[1]}.")
         counts = [torch.as_tensor(n, dtype=torch.float32) for n in (task_count, *[count] * len(terms))]
         divisors = torch.stack([n.to(heads.student.weight.device) for n in counts])
@@ -246,7 +250,8 @@ class Distiller:
         labels, kind, parts = targets(inputs) if self.shifts_labels else labels_in(inputs), self._kind, 1
         if is_about_spans(inputs):  # one position a row, at which both ends count half
             kept, kind, parts = kept[:, None].expand_as(labels), "question-answering", 2
-        check_outputs(student, teacher, labels, kept, self._on_logits, kind)
+        if not self.config.crosses:  # of two tokenizers the words differ
+            check_outputs(student, teacher, labels, kept, self._on_logits, kind)
         kept = kept.reshape(student.shape[:-1])
         bad = kept & ~teacher.isfinite().all(dim=-1)
         _refuse_not_finite(bad.reshape(len(bad), -1).any(dim=-1).nonzero().flatten().tolist())

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from torch import Tensor
 
+from hf_shrink.distillation.across import uld
 from hf_shrink.distillation.attention import attention_kl, attention_mse
 from hf_shrink.distillation.divergences import (
     binary_kl,
@@ -36,7 +37,8 @@ class Loss:
         reads: what of the two models it compares; only what some loss reads is asked for.
         takes: the options it has beside: ``temperature``, ``beta``, ``labels``.
         outputs: for losses on logits, what they may be: ``classes`` of which one is right, ``places`` in a text, of which
-            one is and padding is none, ``labels`` of which several may be, ``values``, or ``vectors`` of texts.
+            one is and padding is none, ``labels`` of which several may be, ``values``, ``vectors`` of texts, or ``words`` of
+            two vocabularies.
         layers: for losses on layers, which pairs are compared where a term does not say.
         merges: whether it is still a loss between two distributions where some of the classes are counted as one.
     """
@@ -48,6 +50,11 @@ class Loss:
     layers: Literal["uniform", "last"] | None = None
     merges: bool = False
 
+    @property
+    def crosses(self) -> bool:
+        """Whether it compares language models of which each has a tokenizer of its own."""
+        return "words" in self.outputs
+
 
 _SOFT = frozenset({"temperature"})
 
@@ -58,6 +65,7 @@ LOSSES: Mapping[str, Loss] = {
     "jsd": Loss(jsd, takes=_SOFT | {"beta"}, merges=True),
     "total_variation": Loss(total_variation, takes=_SOFT, merges=True),
     "soft_cross_entropy": Loss(soft_cross_entropy, takes=_SOFT, merges=True),
+    "uld": Loss(uld, takes=_SOFT, outputs=frozenset({"words"})),
     "decoupled_kd": Loss(decoupled_kd, takes=_SOFT | {"beta", "labels"}),
     "logit_mse": Loss(logit_mse, outputs=frozenset({"classes", "labels", "values", "vectors"})),
     "sentence_cosine": Loss(hidden_cosine, outputs=frozenset({"vectors"})),

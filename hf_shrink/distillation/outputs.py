@@ -13,7 +13,7 @@ from hf_shrink.errors import MismatchError
 from hf_shrink.lines import few
 from hf_shrink.tasks import SENTENCES
 
-Kind = Literal["classes", "labels", "places", "values", "vectors"]
+Kind = Literal["classes", "labels", "places", "values", "vectors", "words"]
 OUTPUTS: Mapping[str | None, Kind] = {
     "multi_label_classification": "labels",
     "regression": "values",
@@ -29,6 +29,7 @@ _MEANS = {
     "places": "places in a text, padding aside",
     "values": "values",
     "vectors": "vectors of texts",
+    "words": "the words of causal language models with two tokenizers",
 }
 _FITS = {
     "classes": "forward_kl",
@@ -36,6 +37,7 @@ _FITS = {
     "labels": "binary_kl",
     "values": "logit_mse",
     "vectors": "sentence_cosine",
+    "words": "uld",
 }
 
 

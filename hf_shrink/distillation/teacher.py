@@ -32,7 +32,8 @@ class Teacher:
         self.model = model.requires_grad_(False).eval()
         self.label_order = None if label_order is None else list(label_order)
         forward = getattr(model, "get_base_model", lambda: model)().forward
-        self.accepts = tuple(name for name in inspect.signature(forward).parameters if name not in _NOT_FOR_THE_TEACHER)
+        self.reads = tuple(name for name in inspect.signature(forward).parameters if name not in _NOT_FOR_THE_TEACHER)
+        self.accepts = self.reads
 
     def to(self, device: torch.device) -> None:
         """Move there, unless it is quantised or was spread over devices when it was loaded: then it stays where it is."""
@@ -70,10 +71,10 @@ class Teacher:
         """What the model gives for a batch, without gradient; ``words`` go to its forward."""
         if self.model.training:
             self.model.eval()
-        batch = {name: value for name, value in inputs.items() if name in self.accepts}
+        batch = {name: value for name, value in inputs.items() if name in self.reads}
         if getattr(getattr(self.model, "config", None), "is_encoder_decoder", False):
             batch |= decoder_inputs(self.model, inputs)
-        if "use_cache" in self.accepts:
+        if "use_cache" in self.reads:
             batch["use_cache"] = False
         found: Mapping[str, Any] = self.model(**batch, **words, return_dict=True)
         return found

@@ -2,6 +2,9 @@
 
 from hf_shrink.errors import MismatchError
 
+ANOTHER_TOKENIZER = "Use a teacher with the student's tokenizer, or, for causal language models, the loss uld."
+"""What to do where tokens differ."""
+
 
 def shared_words(student: int, teacher: int, tokens: int | None) -> int:
     """How many of the words both models have.
@@ -22,6 +25,6 @@ def shared_words(student: int, teacher: int, tokens: int | None) -> int:
     if tokens > min(student, teacher):
         raise MismatchError(
             f"{sizes}, the tokenizer {tokens} tokens: cutting to {min(student, teacher)} would lose tokens.\n"
-            "Use a teacher with the student's tokenizer."
+            f"{ANOTHER_TOKENIZER}"
         )
     return min(student, teacher)

@@ -35,12 +35,15 @@ def check_pair(
     student_tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
     classes: bool = True,
+    crosses: bool | None = None,
 ) -> Pair:
     """Compare two models that are to see the same token ids and predict the same classes, or the same tokens.
 
     Args:
         classes: whether the models predict classes. These are compared by name; only where both models have none
             (``LABEL_0``, ...) their order is trusted.
+        crosses: True where a loss compares them whatever their tokens are, False where one could be asked for, None where there
+            is none for the task.
 
     Raises:
         MismatchError: one and the same model, other classes, outputs of another kind or other token ids. Each of them would
@@ -51,7 +54,11 @@ def check_pair(
     order = _label_order(labels_of(student), labels_of(teacher)) if classes else None
     if classes:
         _check_problem(problem_type_of(student.config), problem_type_of(teacher.config))
-    _check_vocabularies(student_tokenizer, teacher_tokenizer)
+    if crosses:
+        return Pair(None, ("reads the texts in its own tokens, the n-th beside the student's n-th",))
+    other = "" if crosses is None else ", or, to compare across tokenizers, the loss uld"
+    way_out = f"Use a teacher with the student's tokenizer{other}."
+    _check_vocabularies(student_tokenizer, teacher_tokenizer, way_out)
     if order is None:
         return Pair(None, ())
     return Pair(order, (f"Teacher labels are reordered by name to {', '.join(labels_of(student))}.",))
@@ -94,7 +101,7 @@ def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, .
     return None if order == tuple(range(len(order))) else order
 
 
-def _check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase) -> None:
+def _check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, way_out: str) -> None:
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     conflicts = sorted((i, token) for token, i in ours.items() if theirs.get(token, i) != i)
     missing = sorted(
@@ -105,7 +112,7 @@ def _check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTok
         raise MismatchError(
             f"teacher: its tokenizer differs from the student's: {len(conflicts)} conflicting ids, {len(missing)} missing; "
             f"first: {token!r} {ours.get(token, 'missing')} vs {theirs.get(token, 'missing')}.\n"
-            "Use a teacher with the student's tokenizer."
+            f"{way_out}"
         )
     if (mine := _ids(student)) != (yours := _ids(teacher)):
         place = next((i for i, (a, b) in enumerate(zip(mine, yours, strict=False)) if a != b), min(len(mine), len(yours)))

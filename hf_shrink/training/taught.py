@@ -1,35 +1,32 @@
 """A Trainer with a teacher: whom it asks, over which positions it averages, and what of it is logged."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hf_shrink.columns import TEACHER_IDS
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
-from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.heads import plain_head
 from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.positions import SAMPLED
 from hf_shrink.distillation.streaming import Heads
-from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.distillation.watching import Attended
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
 from hf_shrink.training.sampled import SamplingTrainer
+from hf_shrink.training.teachers import AnyTeacher, as_one, inside, models_of
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
-
-AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | CachedTeacher | Sequence[nn.Module | Teacher]
-"""One who teaches, several, or what they once said."""
 
 logger = logging.getLogger(__name__)
 
@@ -55,21 +52,25 @@ class TaughtTrainer(SamplingTrainer):
         if teacher is None or config is None:
             return
         ours = {id(p) for p in self.student.parameters()}
-        if any(id(p) in ours for model in _models(teacher) for p in model.parameters()):
+        if any(id(p) in ours for model in models_of(teacher) for p in model.parameters()):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
-        one = self._as_one(teacher, config)
+        one = as_one(teacher, config, inside(self.student))
         one.to(self.args.device)
         live = not isinstance(one, CachedTeacher)
         self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=live)
         on_layers = any(as_loss(term.loss).reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
             raise RecipeError("distillation: losses on layers belong to one model; pass model= instead of model_init=.")
+        if isinstance(one, CachedTeacher):
+            words = one.words_of(inside(self.student))
+        else:
+            words = None if config.crosses else self._shared_words(one.models)
         self.distiller = Distiller(
             config,
             one,
             student=self.student,
             shifts_labels=self.predicts_next_token(),
-            words=one.words_of(_base(self.student)) if isinstance(one, CachedTeacher) else self._shared_words(one.models),
+            words=words,
             seed=self.args.seed,
         )
         if self.distiller.layers is not None:
@@ -77,7 +78,7 @@ class TaughtTrainer(SamplingTrainer):
 
     def predicts_next_token(self) -> bool:
         """Whether the student's logits at a position are about the token after it."""
-        return predicts_next_token(_base(self.student))
+        return predicts_next_token(inside(self.student))
 
     def mixed(self, task_loss: Tensor, outputs: Any, batch: Mapping[str, Any], attended: Mapping[int, Attended]) -> Tensor:
         """The training loss of a micro-batch from its task loss, the student's outputs and what its attention did."""
@@ -226,32 +227,17 @@ class TaughtTrainer(SamplingTrainer):
         if not self.distiller.streams or self.args.torch_compile or not isinstance(ids, Tensor):
             return None
         teacher = self.distiller.teacher.models[0]
-        if not predicts_next_token(_base(self.student)) or not predicts_next_token(_base(teacher)):
+        if not predicts_next_token(inside(self.student)) or not predicts_next_token(inside(teacher)):
             return None
         student_head = plain_head(self.student, ids, own_loss=True)
+        if self.distiller.config.crosses:
+            ids = inputs[TEACHER_IDS]
         teacher_head = None if student_head is None else plain_head(teacher, ids, own_loss=False)
         return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
 
-    def _as_one(self, teacher: AnyTeacher, config: DistillationConfig) -> Teacher | Ensemble | CachedTeacher:
-        one: Teacher | Ensemble | CachedTeacher
-        if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
-            one = teacher
-        elif isinstance(teacher, nn.Module):
-            one = Teacher(teacher)
-        elif not teacher:
-            raise RecipeError("teacher: an empty list teaches nothing. Pass a model, or several.")
-        else:
-            kind = getattr(getattr(self.student, "config", None), "problem_type", None)
-            each = [one if isinstance(one, Teacher) else Teacher(one) for one in teacher]
-            one = Ensemble(each, combine=config.combine or "mean", problem_type=kind)
-        if config.combine not in (None, (how := getattr(one, "combine", None))):
-            said = f"these are combined by {how}" if how else "there is one teacher"
-            raise RecipeError(f"distillation.combine: {config.combine} would be ignored, {said}; remove it.")
-        return one
-
     def _shared_words(self, teachers: list[Any]) -> int | None:
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
-        heads = [getattr(_base(model), "get_output_embeddings", lambda: None)() for model in (self.student, *teachers)]
+        heads = [getattr(inside(model), "get_output_embeddings", lambda: None)() for model in (self.student, *teachers)]
         sizes = [len(head.weight) for head in heads if head is not None]
         if len(sizes) != 2 or sizes[0] == sizes[1]:
             return None
@@ -282,17 +268,3 @@ class TaughtTrainer(SamplingTrainer):
             taught = () if self.distiller is None else self.distiller.teacher.accepts
             self._only_for_teacher = [name for name in taught if name not in columns]
             columns.extend(self._only_for_teacher)
-
-
-def _models(teacher: AnyTeacher) -> list[nn.Module]:
-    """Those that teach, before any of them is frozen."""
-    if isinstance(teacher, nn.Module):
-        return [teacher]
-    if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
-        return list(teacher.models)
-    return [model for each in teacher for model in _models(each)]
-
-
-def _base(model: Any) -> Any:
-    """The model inside its adapters."""
-    return getattr(model, "get_base_model", lambda: model)()

@@ -16,7 +16,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.training.accounting import honours_count, labels_kept
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.rounded import RoundedTrainer
-from hf_shrink.training.taught import AnyTeacher
+from hf_shrink.training.teachers import AnyTeacher
 
 
 class ShrinkTrainer(RoundedTrainer):

@@ -77,6 +77,7 @@ REFERENCES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "total_variation": lambda s, t, x: x * (_p(s, x) - _p(t, x)).clamp(min=0).sum(-1),
     "soft_cross_entropy": lambda s, t, x: -(x**2) * (_p(t, x) * _p(s, x).log()).sum(-1),
     "decoupled_kd": _decoupled,
+    "uld": lambda s, t, x: x * (_p(s, x).sort(-1)[0] - _p(t, x).sort(-1)[0]).abs().sum(-1),
     "logit_mse": _mean_square,
     "binary_kl": _binary,
     "embedding_mse": _mean_square,

@@ -123,7 +123,7 @@ def test_the_gradient_keeps_its_size_when_the_temperature_rises(name):
         return leaf.grad
 
     assert slope(1.0).abs().max() > 1e-4
-    torch.testing.assert_close(slope(1.0), slope(10.0), rtol=0.05, atol=3e-3 if name == "total_variation" else 2e-4)
+    torch.testing.assert_close(slope(1.0), slope(10.0), rtol=0.05, atol=6e-3 if name in ("total_variation", "uld") else 2e-4)
 
 
 @pytest.mark.parametrize(("beta", "limit", "scale"), [(1e-4, "forward_kl", 1e-4), (1 - 1e-4, "reverse_kl", 1e-4)])
