@@ -24,6 +24,20 @@ UNUSED = 12
 """Words of the base model that no text has, for recipes that cut the vocabulary."""
 
 
+LABELS = {
+    "token-classification": lambda words: {
+        "tokens": words,
+        "tags": [f"B-{word.upper()}" if word in COLOURS else "O" for word in words],
+    },
+    "multi-label-classification": lambda words: {
+        "text": " ".join(words),
+        "label": sorted({*words} & {*COLOURS, "house"}),
+    },
+    "text-regression": lambda words: {"text": " ".join(words), "label": float(words.count("red") - words.count("blue"))},
+}
+"""By task with labels other than classes: a row made of the words of a text."""
+
+
 def make_project(folder: Path, *, layers: int = 6) -> Path:
     """``folder`` with ``base/`` (a headless BERT of 64 hidden units) and ``data/{train,validation,test}.csv``; returned."""
     base = tiny_classifier(layers=layers, hidden=64, ffn=128, vocab_size=len(VOCABULARY) + UNUSED).base_model
@@ -92,6 +106,16 @@ def make_pairs_project(folder: Path, *, layers: int = 4) -> Path:
     return folder
 
 
+def make_labelled_project(folder: Path, task: str, *, layers: int = 3) -> Path:
+    """``folder`` with ``base/``, headless, and ``data/{split}.jsonl`` with labels for a ``task`` of ``LABELS``."""
+    tiny_classifier(layers=layers, hidden=64, ffn=128, vocab_size=len(VOCABULARY) + UNUSED).base_model.save_pretrained(
+        folder / "base"
+    )
+    tiny_tokenizer(unused=UNUSED).save_pretrained(folder / "base")
+    write_rows(folder / "data", LABELS[task])
+    return folder
+
+
 def make_targets_project(folder: Path, *, layers: int = 2) -> Path:
     """``folder`` with ``base/``, a T5, and ``data/{split}.jsonl``: to be written are ``lamp`` and the colour in the text."""
     torch.manual_seed(0)
@@ -127,6 +151,8 @@ def project_for(recipe: Recipe, folder: Path) -> Path:
         return make_pairs_project(folder, layers=6)
     if recipe.task == "seq2seq":
         return make_targets_project(folder, layers=6)
+    if recipe.task in LABELS:
+        return make_labelled_project(folder, recipe.task, layers=6)
     return make_project(folder)
 
 

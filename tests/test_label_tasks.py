@@ -1,6 +1,5 @@
 """Tags, label sets and numbers from recipe to card. What these prevent: a task that trains as if it were another."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -10,20 +9,8 @@ from transformers import AutoConfig, pipeline
 from hf_shrink import Recipe, run
 from hf_shrink.judging import measure_model
 from hf_shrink.sensitivity import measure_sensitivity
-from tests.project import make_project
-from tests.tiny import COLOURS, colour_texts
+from tests.project import LABELS, make_labelled_project
 
-LABELS = {
-    "token-classification": lambda words: {
-        "tokens": words,
-        "tags": [f"B-{word.upper()}" if word in COLOURS else "O" for word in words],
-    },
-    "multi-label-classification": lambda words: {
-        "text": " ".join(words),
-        "label": sorted({*words} & {*COLOURS, "house"}),
-    },
-    "text-regression": lambda words: {"text": " ".join(words), "label": float(words.count("red") - words.count("blue"))},
-}
 METRICS = {
     "token-classification": ["entity_f1", "tag_accuracy"],
     "multi-label-classification": ["micro_f1", "macro_f1"],
@@ -44,7 +31,7 @@ version: 1
 task: {task}
 model: base
 output_dir: runs/{task}
-data: {{dataset: {task}, max_length: 32}}
+data: {{dataset: data, max_length: 32}}
 student: {{start: teacher, layers: 2}}
 teacher: {{model: base, training: {TRAINING}}}
 pruning: [{{structure: ffn, criterion: taylor, sparsity: 0.25, when: before}}]
@@ -59,11 +46,8 @@ measurement: {{batch_sizes: [1, 2], length: 16, runs: 3, bootstrap: 100, threads
 @pytest.fixture(scope="module", params=sorted(LABELS))
 def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, dict]:
     """The task, its project with a finished run, and the report."""
-    task, folder = request.param, make_project(tmp_path_factory.mktemp("project"), layers=3)
-    (folder / task).mkdir()
-    for seed, (split, rows) in enumerate({"train": 128, "validation": 16, "test": 32}.items()):
-        lines = [json.dumps(LABELS[task](text.split())) for text in colour_texts(rows, seed=seed)["text"]]
-        (folder / task / f"{split}.jsonl").write_text("\n".join(lines))
+    task: str = request.param
+    folder = make_labelled_project(tmp_path_factory.mktemp("project"), task)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         return task, folder, run(recipe(task)).report

@@ -1,8 +1,6 @@
 """Distillation in the recipe of every task. What these prevent: a loss that is refused after hours of teacher training, or
 not at all."""
 
-import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,12 +10,10 @@ from hf_shrink import Recipe, run
 from hf_shrink.distillation.distiller import Distiller
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.plan import make_plan
-from tests.project import UNUSED, make_lm_project, make_project
-from tests.test_label_tasks import LABELS
+from tests.project import LABELS, UNUSED, make_labelled_project, make_lm_project, make_project
 from tests.tiny import (
     COLOURS,
     VOCABULARY,
-    colour_texts,
     tiny_causal_lm,
     tiny_classifier,
     tiny_config,
@@ -36,14 +32,7 @@ TRAINING = "{max_steps: 2, per_device_train_batch_size: 4, use_cpu: true, loggin
 def make(task: str, folder: Path) -> Path:
     if task == "causal-lm":
         return make_lm_project(folder)
-    make_project(folder, layers=3)
-    if task in LABELS:
-        shutil.rmtree(folder / "data")
-        (folder / "data").mkdir()
-        for seed, split in enumerate(("train", "validation", "test")):
-            rows = [json.dumps(LABELS[task](text.split())) for text in colour_texts(64, seed=seed)["text"]]
-            (folder / "data" / f"{split}.jsonl").write_text("\n".join(rows))
-    return folder
+    return make_labelled_project(folder, task) if task in LABELS else make_project(folder, layers=3)
 
 
 def recipe(task: str, *losses: str, more: str = "", teacher: str = "base", training: str = TRAINING) -> Recipe:
