@@ -43,6 +43,7 @@ LAYERS = [
         "markdown",
         "stored",
         "columns",
+        "learning",
     },
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recovery_checks", "crossing_checks"},

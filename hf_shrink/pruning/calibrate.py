@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.learning import check_learns
 from hf_shrink.pruning.statistics import Recorder
 
 
@@ -25,6 +26,8 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
         RecipeError: gradients are needed, and a batch gives no loss.
     """
     with evaluating(model), recorder.watching(model):
+        if recorder.wants_gradients:
+            check_learns(model, "calibration")
         for batch in batches:
             inputs = {name: value.to(model.device) for name, value in batch.items()}
             if not recorder.wants_gradients:

@@ -7,8 +7,11 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from hf_shrink.errors import NonFiniteError, ResourceError
+from hf_shrink import DistillationConfig, LossTerm, PruningConfig, prune
+from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.errors import NonFiniteError, RecipeError, ResourceError
 from hf_shrink.training import space
+from tests.tiny import tiny_inputs
 from tests.training.runs import model_for, same, trainer_for, weights
 
 
@@ -128,3 +131,29 @@ def test_a_disk_that_fills_up_while_saving_is_named_and_leaves_the_older_checkpo
     again = trainer_for("bert", "classification", tmp_path, save_strategy="steps", save_steps=2)
     again.train(resume_from_checkpoint=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+
+
+@pytest.mark.parametrize("made", ["itself", "pruned", "taught by it"])
+def test_a_model_that_has_taught_is_refused_as_a_student_until_it_is_let_go(made, tmp_path):
+    """It stays frozen, and so does what is pruned from it: training would end in words of torch's."""
+    teacher = model_for("bert", "classification", seed=5)
+    Teacher(teacher)
+    student = teacher if made == "itself" else prune(teacher, PruningConfig(structure="ffn", sparsity=0.5))
+    more = {"teacher": teacher, "distillation": DistillationConfig(losses=(LossTerm(),))} if made == "taught by it" else None
+    trainer = trainer_for("bert", "classification", tmp_path, model=student, more=more, max_steps=1)
+    before = weights(student)
+    says = r"training: none of the model's weights .*has taught stays frozen.*\n.*requires_grad_"
+    with pytest.raises(RecipeError, match=says) as error:
+        trainer.train()
+    assert error.value.code == 2 and same(before, weights(student))
+    student.requires_grad_(True)
+    trainer.train()
+    assert not same(before, weights(student))
+
+
+def test_scores_by_gradients_of_a_frozen_model_are_refused():
+    """The backward pass of a calibration has nothing to go to."""
+    teacher = Teacher(model_for("bert", "classification", seed=5)).model
+    batch = tiny_inputs("bert") | {"labels": torch.tensor([0, 1])}
+    with pytest.raises(RecipeError, match="calibration: none of the model's weights"):
+        prune(teacher, PruningConfig(structure="ffn", criterion="taylor", sparsity=0.5), [batch])
