@@ -9,6 +9,6 @@ def check_learns(model: nn.Module, what: str) -> None:
     """Raise RecipeError where no weight asks for a gradient; ``what`` names who needs one."""
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RecipeError(
-            f"{what}: none of the model's weights asks for a gradient. A model that has taught stays frozen, and so does what is "
+            f"{what}: none of the model's weights asks for a gradient. A model that has taught stays frozen, so does what is "
             "copied or pruned from it.\nCall model.requires_grad_(True) first, and give the teacher as a copy of its own."
         )

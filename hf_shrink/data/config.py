@@ -43,7 +43,7 @@ class DataConfig(Config):
         description="causal-lm, masked-lm: texts joined by the end-of-text token, cut into blocks; false cuts each text off.",
     )
     mask_probability: float = Field(
-        0.15, gt=0.0, lt=1.0, description="masked-lm: share of the tokens that are to be told, drawn anew for each batch."
+        0.15, gt=0.0, lt=1.0, description="masked-lm: share of the tokens that are to be told, drawn anew in each epoch."
     )
     question_column: str = Field("question", description="question-answering: column with the question.")
     context_column: str = Field("context", description="question-answering: column with the text that holds the answer.")

@@ -1,7 +1,9 @@
 """Running text for models that tell which tokens were hidden from them."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,13 +17,17 @@ from hf_shrink.data.rows import Columns, Rows
 from hf_shrink.data.text_classification import strings
 from hf_shrink.errors import MismatchError
 
+_ONCE = -1
+"""The epoch of rows that are no training's."""
+
 
 class MaskedTokenFormat(Format):
     """``text``; ``mask_probability`` of its tokens, never the special ones, are to be told, at least one of each row.
 
     Of those, 80 % are replaced by the mask token, 10 % by any token and 10 % stay (arXiv:1810.04805, section 3.1). Training
-    rows are masked by the collator, anew each time, from torch's own random numbers; those of validation and test were masked
-    once, by the section's seed, so that every model is asked the same.
+    rows are masked by the collator, anew in each epoch; those of validation and test were masked once, by the section's seed,
+    so that every model is asked the same. What is hidden follows from seed, epoch and the row itself: order, batch, padding and
+    a stop in between do not matter.
 
     Packed, texts follow each other in order with a separator between, cut into rows of ``max_length`` tokens, each framed as
     the tokenizer frames a text; not packed, each text is one row and what exceeds ``max_length`` is cut off.
@@ -39,7 +45,7 @@ class MaskedTokenFormat(Format):
 
     def tokens(self, data: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int, role: str) -> Dataset:
         """Blocks, or one row a text; with ``labels`` where they are not for training."""
-        masking = self._masking(tokenizer, None if role == "train" else self.config.seed)
+        masking = self._masking(tokenizer)
         frame = _Frame.of(tokenizer)
         room = max_length - len(frame.before) - len(frame.after)
         if room < 1:
@@ -55,54 +61,60 @@ class MaskedTokenFormat(Format):
             raise MismatchError(f"{role}: 0 tokens to hide in {len(data)} rows. Give texts that the tokenizer knows.")
         if role == "train":
             return Dataset.from_dict({"input_ids": rows, "attention_mask": [[1] * len(ids) for ids in rows]})
-        asked = [masking([{"input_ids": ids, "attention_mask": [1] * len(ids)}]) for ids in rows]
-        return Dataset.from_dict(
-            {
-                "input_ids": [each["input_ids"][0].tolist() for each in asked],
-                "attention_mask": [[1] * len(ids) for ids in rows],
-                "labels": [each["labels"][0].tolist() for each in asked],
-            }
-        )
+        return Dataset.from_list([masking.asked(ids, self.config.seed, _ONCE) for ids in rows])
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        """Masks rows without labels, and pads."""
-        return self._masking(tokenizer, None)
+        """Masks rows without labels, and pads; ``set_epoch`` says which epoch it is of which training."""
+        return self._masking(tokenizer)
 
-    def _masking(self, tokenizer: PreTrainedTokenizerBase, seed: int | None) -> "_Masking":
+    def _masking(self, tokenizer: PreTrainedTokenizerBase) -> "_Masking":
         if tokenizer.mask_token_id is None or tokenizer.pad_token_id is None:
             raise MismatchError(
                 "tokenizer: it has no mask token and padding token, so nothing can be hidden from the model.\n"
                 "Use a model that was trained on hidden tokens, such as BERT, or task: causal-lm."
             )
         stock = DataCollatorForLanguageModeling(tokenizer, mlm_probability=self.config.mask_probability)
-        if seed is not None:
-            stock.generator = torch.Generator().manual_seed(seed)
+        stock.generator = torch.Generator()
         return _Masking(stock, tokenizer.mask_token_id, tokenizer.pad_token_id, tuple(tokenizer.all_special_ids))
 
 
 @dataclass(frozen=True)
 class _Masking:
-    """The stock masking, which may hide nothing of a short text: then one token of it is hidden."""
+    """The stock masking of one row at a time, which may hide nothing of a short text: then one token of it is hidden.
+
+    Attributes:
+        drawn: seed and epoch, in memory that the workers of a data loader share.
+    """
 
     stock: Any
     mask: int
     pad: int
     special: tuple[int, ...]
+    drawn: Tensor = field(default_factory=lambda: torch.zeros(2, dtype=torch.int64).share_memory_())  # type: ignore[no-untyped-call]
+
+    def set_epoch(self, epoch: int, seed: int) -> None:
+        """Let the rows of the batches to come be masked as in this epoch of a training with this seed."""
+        self.drawn.copy_(torch.tensor([seed, epoch]))
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-        fills = {"input_ids": self.pad, "attention_mask": 0}
-        if "labels" in rows[0]:
-            return padded(rows, fills=fills | {"labels": IGNORED})
-        batch = padded(rows, fills=fills)
-        whole = batch["input_ids"]
-        fixed = torch.isin(whole, torch.tensor(self.special)) | (batch["attention_mask"] == 0)
+        if "labels" not in rows[0]:
+            seed, epoch = self.drawn.tolist()
+            rows = [self.asked(row["input_ids"], seed, epoch) for row in rows]
+        return padded(rows, fills={"input_ids": self.pad, "attention_mask": 0, "labels": IGNORED})
+
+    def asked(self, ids: list[int], seed: int, epoch: int) -> dict[str, list[int]]:
+        """One row with some of its tokens hidden, the same for the same three arguments."""
+        key = json.dumps([seed, epoch, ids]).encode()
+        draw = self.stock.generator.manual_seed(int.from_bytes(hashlib.blake2b(key, digest_size=8).digest()) >> 1)
+        whole = torch.tensor([ids])
+        fixed = torch.isin(whole, torch.tensor(self.special))
         hidden, labels = self.stock.torch_mask_tokens(whole.clone(), special_tokens_mask=fixed)
-        for i in (labels == IGNORED).all(dim=1).nonzero().flatten().tolist():
-            words = (~fixed[i]).nonzero().flatten()
-            place = words[torch.randint(len(words), (1,), generator=self.stock.generator)]
-            labels[i, place] = whole[i, place]
-            hidden[i, place] = self.mask
-        return batch | {"input_ids": hidden, "labels": labels}
+        if not bool((labels != IGNORED).any()):
+            words = (~fixed[0]).nonzero().flatten()
+            place = words[torch.randint(len(words), (1,), generator=draw)]
+            labels[0, place] = whole[0, place]
+            hidden[0, place] = self.mask
+        return {"input_ids": hidden[0].tolist(), "attention_mask": [1] * len(ids), "labels": labels[0].tolist()}
 
 
 @dataclass(frozen=True)

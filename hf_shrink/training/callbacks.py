@@ -11,6 +11,21 @@ from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.targets import projections
 
 
+class EpochCallback(TrainerCallback):
+    """Tells a collator that draws something which epoch begins, so that a resumed run draws what the whole one did.
+
+    Args:
+        collator: with ``set_epoch(epoch, seed)``.
+    """
+
+    def __init__(self, collator: Any) -> None:
+        self.collator = collator
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Before the first batch of the epoch is made; a run may go on in the middle of one."""
+        self.collator.set_epoch(int(state.epoch or 0), args.seed)
+
+
 class PruningCallback(TrainerCallback):
     """Keeps the masks of a ``Pruner`` in step: after ``n`` optimizer steps they are those of the schedule at ``n``.
 

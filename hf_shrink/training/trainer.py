@@ -14,6 +14,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.training.accounting import honours_count, labels_kept
+from hf_shrink.training.callbacks import EpochCallback
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.rounded import RoundedTrainer
 from hf_shrink.training.teachers import AnyTeacher
@@ -85,6 +86,8 @@ class ShrinkTrainer(RoundedTrainer):
             optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics,
         )
+        if hasattr(self.data_collator, "set_epoch"):
+            self.add_callback(EpochCallback(self.data_collator))
         self.set_pruning(pruning, pruning_fractions)
         self.set_distillation(teacher, distillation)
         self.set_optimization(optimization)

@@ -34,7 +34,9 @@ def test_test_rows_are_hidden_once_and_training_rows_anew(tmp_path: Path):
     assert one.test[:] == other.test[:] and "labels" not in one.train.column_names
     collate = data.format.collator(tokenizer)
     rows = [one.train[i] for i in range(16)]
-    assert not torch.equal(collate(rows)["labels"], collate(rows)["labels"])
+    first = collate(rows)["labels"]
+    collate.set_epoch(1, 0)
+    assert not torch.equal(first, collate(rows)["labels"])
     labels = torch.cat([torch.tensor(row) for row in one.test["labels"]])
     ids = torch.cat([torch.tensor(row) for row in one.test["input_ids"]])
     asked = labels != -100
@@ -66,3 +68,23 @@ def test_a_text_of_unknown_words_alone_is_left_out_and_no_other_is_an_error(tmp_
 def test_a_tokenizer_without_a_mask_token_is_refused(tmp_path: Path):
     with pytest.raises(MismatchError, match="no mask token"):
         tokenize(splits(tmp_path, ["red"]), tiny_tokenizer(), 8)
+
+
+def test_what_is_hidden_follows_from_seed_epoch_and_row_alone(tmp_path: Path):
+    """By order, batch or padding it would be another run at each resume, and for each number of micro-batches."""
+    data = splits(tmp_path, colour_texts(40)["text"], packing=False)
+    tokenizer = tiny_tokenizer(mask=True)
+    rows = list(tokenize(data, tokenizer, 32).train)
+    collate, other = (data.format.collator(tokenizer) for _ in range(2))
+    found = {}
+    for seed, epoch in ((3, 0), (3, 1), (4, 0)):
+        collate.set_epoch(epoch, seed)
+        other.set_epoch(epoch, seed)
+        torch.rand(7)
+        whole, backwards = collate(rows), [other([row]) for row in reversed(rows)]
+        for name, fill in (("input_ids", 0), ("labels", -100)):
+            for i, alone in enumerate(reversed(backwards)):
+                length = alone[name].shape[1]
+                assert torch.equal(whole[name][i, :length], alone[name][0]) and (whole[name][i, length:] == fill).all()
+        found[seed, epoch] = whole["labels"]
+    assert not torch.equal(found[3, 0], found[3, 1]) and not torch.equal(found[3, 0], found[4, 0])
