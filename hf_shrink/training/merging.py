@@ -18,6 +18,7 @@ from hf_shrink.measurement.subjects import at_rest
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import dequantize_in_place, stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.embeddings import RECORD
 from hf_shrink.quantization.mixed import store_mixed
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
@@ -119,6 +120,7 @@ def _forget_quantization(model: Any) -> None:
         (model, "_hf_peft_config_loaded"),
         (model.config, "quantization_config"),
         (model.config, "layer_bits"),
+        (model.config, RECORD),
     ):
         if name in vars(owner):
             delattr(owner, name)
