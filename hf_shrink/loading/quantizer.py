@@ -164,9 +164,11 @@ class ShrinkQuantizer(HfQuantizer):
 
             dequantize_in_place(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)  # saving makes it text
         from hf_shrink.quantization.embeddings import RECORD
+        from hf_shrink.quantization.plan import KEPT
 
-        if hasattr(model.config, RECORD):
-            delattr(model.config, RECORD)
+        for record in (RECORD, KEPT, "layer_bits"):
+            if hasattr(model.config, record):
+                delattr(model.config, record)
         return model
 
     def remove_quantization_config(self, model: Any) -> None:

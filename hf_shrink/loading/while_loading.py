@@ -19,7 +19,7 @@ from hf_shrink.quantization.bitsandbytes import skip_names
 from hf_shrink.quantization.cast import dtype_of
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.embeddings import check_tables, round_embeddings
-from hf_shrink.quantization.plan import Plan, keep_plan
+from hf_shrink.quantization.plan import KEPT, Plan, keep_plan
 from hf_shrink.targets import projections
 
 
@@ -116,6 +116,8 @@ class Stream:
             _cast(model, self._dtype)
         if self._quantization is not None:
             round_embeddings(model, self._quantization)
+        if self._plan.quantized:
+            setattr(model.config, KEPT, dict(self._plan.kept))
         for name in self._plan.quantized:
             scales = getattr(model.get_parameter(f"{name}.weight"), "SCB", None)
             if scales is not None and not torch.isfinite(scales).all():

@@ -18,7 +18,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 
 RECORD = "embeddings_dtype"
 """Key of ``config.json``: how the tables lie in the file."""
-_SCALE = 2
+SCALE = 2
 """Bytes behind the codes of a row."""
 _LEVELS = 127
 _ROWS = 8192
@@ -105,7 +105,7 @@ def file_shape(shape: tuple[int, ...], kind: str, quantized: bool) -> tuple[int,
     """
     rows, features = shape
     if kind == "int8":
-        return rows, features + _SCALE
+        return rows, features + SCALE
     return (1, rows, features) if quantized else shape
 
 
@@ -163,5 +163,5 @@ def _packed(rows: Tensor) -> Tensor:
 
 
 def _unpacked(packed: Tensor, dtype: torch.dtype) -> Tensor:
-    most = packed[:, -_SCALE:].contiguous().view(torch.bfloat16)
-    return (packed[:, :-_SCALE].float() * (most.float() / _LEVELS)).to(dtype)
+    most = packed[:, -SCALE:].contiguous().view(torch.bfloat16)
+    return (packed[:, :-SCALE].float() * (most.float() / _LEVELS)).to(dtype)

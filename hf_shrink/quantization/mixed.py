@@ -18,7 +18,7 @@ from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.embeddings import check_tables, round_embeddings
 from hf_shrink.quantization.knapsack import Option, cheapest, path, spend
 from hf_shrink.quantization.mixed_table import LayerBits, MixedPlan, Trade
-from hf_shrink.quantization.plan import Plan, keep_plan
+from hf_shrink.quantization.plan import KEPT, Plan, keep_plan
 from hf_shrink.quantization.size import bytes_with
 from hf_shrink.targets import Projection, oriented, projections
 
@@ -79,6 +79,7 @@ def quantize_mixed(model: PreTrainedModel, config: QuantizationConfig, calibrati
     )
     plan = MixedPlan(bits, dict(kept.kept), trades, measured, reference.positions)
     small.config.layer_bits = plan.record()
+    setattr(small.config, KEPT, plan.in_float)
     return Mixed(small, plan)
 
 

@@ -16,7 +16,7 @@ from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.embeddings import check_tables, round_embeddings
 from hf_shrink.quantization.mixed import Mixed, quantize_mixed
-from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.plan import KEPT, keep_plan
 
 
 def quantize(
@@ -56,6 +56,7 @@ def quantize(
         plan = keep_plan(model, config)
         check_tables(model, config)
         result = backend_for(config.bits).store(model, config, quantized=plan.quantized, kept=tuple(plan.kept))
+        setattr(result.config, KEPT, dict(plan.kept))
     round_embeddings(result, config)
     check_finite(result, f"quantization to {config.dtype or f'{config.bits} bits'}")
     return result

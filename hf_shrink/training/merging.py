@@ -20,7 +20,7 @@ from hf_shrink.quantization.bitsandbytes import dequantize_in_place, stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.embeddings import RECORD
 from hf_shrink.quantization.mixed import store_mixed
-from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.plan import KEPT, keep_plan
 from hf_shrink.quantization.quantize import quantize
 from hf_shrink.targets import oriented
 
@@ -86,6 +86,7 @@ def stored_again(model: PreTrainedModel, small: PreTrainedModel, config: Quantiz
     bits = {name.removesuffix(".base_layer"): width for name, width in stored_bits(small).items()}
     again = store_mixed(model, config, plan, {name: bits.get(name, 16) for name in plan.quantized})
     again.config.layer_bits = small.config.layer_bits
+    setattr(again.config, KEPT, getattr(small.config, KEPT))
     return again
 
 
@@ -121,6 +122,7 @@ def _forget_quantization(model: Any) -> None:
         (model.config, "quantization_config"),
         (model.config, "layer_bits"),
         (model.config, RECORD),
+        (model.config, KEPT),
     ):
         if name in vars(owner):
             delattr(owner, name)
