@@ -19,6 +19,7 @@ from hf_shrink.adapters import Adapter, read_adapter
 from hf_shrink.anatomy import Family, Stack
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.families import FAMILIES
+from hf_shrink.headers import check_storage
 from hf_shrink.inside import Inspection, Part
 from hf_shrink.lines import first_line
 from hf_shrink.models.reference import local_folder
@@ -72,6 +73,7 @@ def inspect_model(reference: str) -> Inspection:
     _refuse_graphs(folder)
     data = _config(folder)
     quantized = data.get("quantization_config") or {}
+    check_storage(folder.name, quantized, folder)
     model = _model(folder, data, quantized)
     renamings = [] if model is None else _renamings(model.config)
     adapter = read_adapter(folder)

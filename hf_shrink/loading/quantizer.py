@@ -3,6 +3,7 @@
 Imported while transformers itself is half imported (see ``register``), so only what is there by then is imported on top.
 """
 
+from pathlib import Path
 from typing import Any
 
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
@@ -62,8 +63,12 @@ class ShrinkQuantizer(HfQuantizer):
                 raise ResourceError("this model is stored by bitsandbytes. Try: pip install bitsandbytes") from error
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from hf_shrink.headers import check_storage
         from hf_shrink.loading.shapes import resize
 
+        if self.pre_quantized and (files := kwargs.get("checkpoint_files")):
+            folder = Path(files[0]).parent
+            check_storage(folder.name, self.quantization_config, folder)
         resize(model, self.quantization_config.shapes, self.quantization_config.head_dim)
         if self.stream is not None:
             skip = self.stream.prepare(model, kwargs.get("checkpoint_files"))
@@ -167,8 +172,7 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.quantization.plan import KEPT
 
         for record in (RECORD, KEPT, "layer_bits"):
-            if hasattr(model.config, record):
-                delattr(model.config, record)
+            vars(model.config).pop(record, None)
         return model
 
     def remove_quantization_config(self, model: Any) -> None:

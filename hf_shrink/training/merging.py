@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import IntegrityError, MismatchError
+from hf_shrink.loading.dequantize import forget_quantization
 from hf_shrink.measurement.subjects import at_rest
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import dequantize_in_place, stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.embeddings import RECORD
 from hf_shrink.quantization.mixed import store_mixed
 from hf_shrink.quantization.plan import KEPT, keep_plan
 from hf_shrink.quantization.quantize import quantize
@@ -57,7 +57,7 @@ def merged(adapted: PeftModel, inputs: Mapping[str, Tensor]) -> PreTrainedModel:
     for name, change in added.items():
         layer: Any = plain.get_submodule(name)
         layer.weight.data += change.T if isinstance(layer, Conv1D) else change
-    _forget_quantization(plain)
+    forget_quantization(plain)
     batch = {name: tensor.to(whole.device) for name, tensor in inputs.items()}
     with at_rest(whole), _float_products(whole):
         expected = whole(**batch)[0].double()
@@ -109,23 +109,6 @@ def weight_error(model: PreTrainedModel, small: nn.Module) -> float:
         off += float((weight - found).square().sum())
         whole += float(weight.square().sum())
     return float((off / whole) ** 0.5)
-
-
-def _forget_quantization(model: Any) -> None:
-    """What transformers and peft note on a model that it no longer is."""
-    for owner, name in (
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-        (model, "is_quantized"),
-        (model, "peft_config"),
-        (model, "_hf_peft_config_loaded"),
-        (model.config, "quantization_config"),
-        (model.config, "layer_bits"),
-        (model.config, RECORD),
-        (model.config, KEPT),
-    ):
-        if name in vars(owner):
-            delattr(owner, name)
 
 
 @contextmanager
