@@ -19,7 +19,7 @@ LAYERS = [
         "explain",
         "files",
         "finite",
-"headers",
+        "headers",
         "lines",
         "markdown",
         "quiet",

@@ -48,7 +48,9 @@ def test_a_recipe_decides_stores_and_tells(tmp_path: Path, monkeypatch: pytest.M
     assert config["quantization_config"]["embeddings"] == config["embeddings_dtype"] == "int8"
     assert config["kept_in_high_precision"] == report["kept_in_high_precision"]
     card = (folder / "README.md").read_text()
-    assert "the embeddings in 8 bits" in card and "alone loses" in card and "mean KL of the answers from the float model's" in card
+    assert (
+        "the embeddings in 8 bits" in card and "alone loses" in card and "mean KL of the answers from the float model's" in card
+    )
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.is_loaded_in_4bit and model.is_loaded_in_8bit
 
