@@ -16,10 +16,12 @@ from hf_shrink.training.recovery import with_adapters
 from tests.loading.cuts import assert_same, first_output, noisy
 from tests.tiny import tiny_causal_lm, tiny_classifier
 
+SLOW = pytest.mark.slow
 
-@pytest.mark.parametrize("family", ["gpt2", "bert", pytest.param("llama", marks=pytest.mark.slow)])
+
+@pytest.mark.parametrize("family", ["gpt2", pytest.param("bert", marks=SLOW), pytest.param("llama", marks=SLOW)])
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("dtype", [None, pytest.param("bfloat16", marks=SLOW)])
 def test_floats_are_what_was_multiplied_by(family, bits, dtype, tmp_path: Path):
     model = noisy(tiny_classifier(family, hidden=64, ffn=128))
     assert save(quantize(model, QuantizationConfig(bits=bits)), tmp_path / "small") == "stock"

@@ -60,7 +60,10 @@ LOADERS: dict[str, tuple[Callable[[str], object], type[ShrinkError]]] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+ALIKE = ("B34, 4 bits", "B35, 8 bits", "B35, other shapes")
+
+
+@pytest.mark.parametrize("case", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in CASES])
 def test_config_and_weights_must_agree(case, tmp_path: Path):
     how, says = CASES[case]
     folder = mixed(tmp_path, **how)

@@ -2,8 +2,6 @@
 
 import copy
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -78,12 +76,12 @@ def test_what_was_stored_once_is_stored_again_as_the_same_bytes(dtype, spread):
 @pytest.mark.parametrize(
     ("family", "words"),
     [
-        ("bert", {"bits": 8, "embeddings": "int8"}),
-        ("bert", {"bits": 4, "embeddings": "bfloat16"}),
+        ("bert", {"bits": 8, "embeddings": "bfloat16"}),
+        pytest.param("bert", {"bits": 4, "embeddings": "bfloat16"}, marks=pytest.mark.slow),
         ("bert", {"bits": 16, "embeddings": "bfloat16"}),
         ("gpt2", {"bits": 4, "embeddings": "int8"}),
-        ("gpt2", {"bits": 16, "dtype": "bfloat16", "embeddings": "int8"}),
-        ("llama", {"bits": 8, "embeddings": "bfloat16"}),
+        pytest.param("gpt2", {"bits": 16, "dtype": "bfloat16", "embeddings": "int8"}, marks=pytest.mark.slow),
+        pytest.param("llama", {"bits": 8, "embeddings": "bfloat16"}, marks=pytest.mark.slow),
         ("llama", {"bits": 4, "embeddings": "int8", "dtype": "bfloat16", "compute_dtype": "bfloat16"}),
         ("t5", {"bits": 4, "embeddings": "int8"}),
         pytest.param("t5", {"bits": 16, "embeddings": "bfloat16"}, marks=pytest.mark.slow),
@@ -190,34 +188,6 @@ def test_what_was_trained_since_is_not_rounded_again(tmp_path: Path):
     assert save(small, tmp_path) == "stock"
     assert torch.equal(load_file(tmp_path / "model.safetensors")["bert.embeddings.word_embeddings.weight"], kept)
     assert "embeddings_dtype" not in json.loads((tmp_path / "config.json").read_text())
-
-
-def test_plain_transformers_reads_what_it_can_and_stops_at_the_rest(tmp_path: Path):
-    """It skips a method that it does not know: 8-bit codes of a fitting shape would become weights without an error."""
-    for name, words in (("codes", {"bits": 8, "embeddings": "bfloat16"}), ("rows", {"bits": 16, "embeddings": "int8"})):
-        assert save(quantize(model_of("bert"), QuantizationConfig(**words)), tmp_path / name) == "plugin"
-    small = quantize(model_of("bert"), QuantizationConfig(bits=16, embeddings="bfloat16"))
-    assert save(small, tmp_path / "stock") == "stock"
-    inputs = example_inputs(small)
-    torch.save(inputs, tmp_path / "inputs.pt")
-    code = """
-import sys, torch
-from transformers import AutoModelForSequenceClassification as Auto
-for name in ("codes", "rows"):
-    try:
-        Auto.from_pretrained(name)
-    except RuntimeError as error:
-        assert "mismatched" in str(error).lower(), error
-    else:
-        raise SystemExit(f"{name} was loaded")
-model = Auto.from_pretrained("stock").eval()
-assert {p.dtype for p in model.parameters()} == {torch.float32} and "hf_shrink" not in sys.modules
-torch.save(model(**torch.load("inputs.pt")).logits.detach(), "out.pt")
-"""
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with torch.no_grad():
-        torch.testing.assert_close(torch.load(tmp_path / "out.pt"), small(**inputs).logits, rtol=0, atol=1e-6)
 
 
 def test_the_report_tells_what_each_table_lost():
