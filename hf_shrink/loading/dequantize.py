@@ -18,7 +18,7 @@ def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", 
     """A float copy of ``model`` with the numbers that it multiplies by, in eval mode; ``model`` stays as it is.
 
     For models that bitsandbytes holds in 8 or 4 bits, also those that plain transformers loaded: its own
-    ``model.dequantize()`` leaves ``nn.Linear`` in the place of GPT-2's transposed layers, and what is saved then loads wrongly.
+    ``model.dequantize()`` leaves ``nn.Linear`` in the place of GPT-2's transposed layers, and the result cannot be saved.
 
     Args:
         model: with quantised layers, or embeddings that lie in fewer bits in the file.

@@ -1,4 +1,4 @@
-"""Back to floats from folders that plain transformers loads, where its own way turns GPT-2's square weights round."""
+"""Back to floats from folders that plain transformers loads, where its own way leaves GPT-2 with layers of another kind."""
 
 from pathlib import Path
 
