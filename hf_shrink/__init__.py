@@ -9,6 +9,7 @@ from hf_shrink.loading.register import register_when_needed
 if TYPE_CHECKING:
     from hf_shrink.distillation.config import DistillationConfig, LossTerm
     from hf_shrink.errors import ShrinkError
+    from hf_shrink.loading.dequantize import dequantize
     from hf_shrink.loading.oneshot import prune, quantize
     from hf_shrink.loading.onnx_export import export_onnx
     from hf_shrink.loading.shrink_config import ShrinkConfig
@@ -36,6 +37,7 @@ _HOMES = {
     "ShrinkError": "hf_shrink.errors",
     "ShrinkTrainer": "hf_shrink.training.trainer",
     "compare": "hf_shrink.measurement.compare",
+    "dequantize": "hf_shrink.loading.dequantize",
     "export_onnx": "hf_shrink.loading.onnx_export",
     "measure": "hf_shrink.measurement.measure",
     "prune": "hf_shrink.loading.oneshot",
@@ -55,6 +57,7 @@ __all__ = [
     "ShrinkError",
     "ShrinkTrainer",
     "compare",
+    "dequantize",
     "export_onnx",
     "measure",
     "prune",

@@ -1,9 +1,15 @@
 """What was found in a saved model, part by part, as a table."""
 
-from dataclasses import asdict, dataclass
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
+
+from hf_shrink.adapters import Adapter
 
 
 @dataclass(frozen=True)
@@ -39,12 +45,20 @@ class Part:
 
 @dataclass(frozen=True)
 class Inspection:
-    """A folder's weights, part by part, and what it takes to load them."""
+    """A folder's weights, part by part, and what it takes to load them.
+
+    Attributes:
+        quantization: how weights are stored in fewer bits; None where they are not.
+        kept: of a quantised model each layer that is not, with the reason that its config records.
+        adapter: what lies beside the model and belongs to it; no part counts it.
+    """
 
     model_type: str
     loads_with: str
     quantization: str | None
     parts: tuple[Part, ...]
+    kept: Mapping[str, str] = field(default_factory=dict)
+    adapter: Adapter | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""
@@ -56,6 +70,13 @@ class Inspection:
         stored = f", {self.quantization}" if self.quantization else ""
         return f"{self.model_type}{stored}, loads with {self.loads_with}"
 
+    def notes(self) -> tuple[str, ...]:
+        """What no row says: layers that are not quantised, those of one kind together, and an adapter."""
+        alike = Counter((re.sub(r"\.\d+(?=\.|$)", ".*", name), reason) for name, reason in self.kept.items())
+        notes = [f"{name}{f' ({count} of them)' if count > 1 else ''}: {reason}" for (name, reason), count in alike.items()]
+        notes = [f"not quantised: {note}" for note in notes]
+        return (*notes, *([] if self.adapter is None else [self.adapter.words]))
+
     def grid(self) -> list[list[str]]:
         """Header and a line a part, as text."""
         return [["part", "heads", "FFN width", "parameters", "zeros", "bytes", "dtypes"], *map(_line, self.parts)]
@@ -63,7 +84,8 @@ class Inspection:
     def rich(self) -> Table:
         """A table for the terminal."""
         header, *lines = self.grid()
-        table = Table(*header, title=self.heading)
+        caption = Text("\n".join(self.notes())) if self.notes() else None
+        table = Table(*header, title=self.heading, caption=caption, caption_justify="left")
         for line in lines:
             table.add_row(*line)
         return table

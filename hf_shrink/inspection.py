@@ -15,13 +15,17 @@ from transformers import CONFIG_MAPPING, MODEL_MAPPING, PreTrainedConfig
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+from hf_shrink.adapters import Adapter, read_adapter
 from hf_shrink.anatomy import Family, Stack
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.families import FAMILIES
+from hf_shrink.headers import check_storage
 from hf_shrink.inside import Inspection, Part
 from hf_shrink.lines import first_line
 from hf_shrink.models.reference import local_folder
 from hf_shrink.onnx_model import FOLDER, INT8, holds_graph
+from hf_shrink.quantization.embeddings import SCALE
+from hf_shrink.quantization.plan import KEPT
 
 _SCALES = (".SCB", ".weight_format", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _NO_WEIGHTS = {torch.int64, torch.bool}
@@ -69,19 +73,38 @@ def inspect_model(reference: str) -> Inspection:
     _refuse_graphs(folder)
     data = _config(folder)
     quantized = data.get("quantization_config") or {}
+    check_storage(folder.name, quantized, folder)
     model = _model(folder, data, quantized)
     renamings = [] if model is None else _renamings(model.config)
+    adapter = read_adapter(folder)
     parts: dict[tuple[int, int, int], list[_Stored]] = {}
-    for tensor in _tensors(folder, renamings):
+    for tensor in _tensors(folder, renamings, packed_tables=quantized.get("embeddings") == "int8"):
         parts.setdefault(_place(tensor.name, model), []).append(tensor)
     return Inspection(
         model_type=str(data.get("model_type", "unknown")),
-        loads_with="transformers after import hf_shrink"
-        if quantized.get("quant_method") == "hf_shrink"
-        else "plain transformers",
+        loads_with=_loads_with(quantized, adapter),
         quantization=_quantization(quantized),
         parts=tuple(_part(place, parts[place], model) for place in sorted(parts)),
+        kept=_kept(data, quantized),
+        adapter=adapter,
     )
+
+
+def _loads_with(quantized: Mapping[str, Any], adapter: Adapter | None) -> str:
+    ours = quantized.get("quant_method") == "hf_shrink"
+    loads = "transformers after import hf_shrink" if ours else "plain transformers"
+    return loads if adapter is None else f"{loads}, its adapter with peft"
+
+
+def _kept(data: Mapping[str, Any], quantized: Mapping[str, Any]) -> dict[str, str]:
+    """Layers of a quantised model that are not, with their reasons; those of other makers have none on record."""
+    if not quantized:
+        return {}
+    said = data.get(KEPT)
+    if isinstance(said, dict):
+        return {str(name): str(reason) for name, reason in said.items()}
+    named = (quantized.get("bitsandbytes") or quantized).get("llm_int8_skip_modules") or ()
+    return {str(name): "no reason is on record" for name in named}
 
 
 def _refuse_graphs(folder: Path) -> None:
@@ -122,7 +145,8 @@ def _renamings(config: PreTrainedConfig) -> list[WeightRenaming]:
     return [step for steps in known for step in steps or [] if isinstance(step, WeightRenaming)]
 
 
-def _tensors(folder: Path, renamings: Sequence[WeightRenaming]) -> Iterator[_Stored]:
+def _tensors(folder: Path, renamings: Sequence[WeightRenaming], *, packed_tables: bool = False) -> Iterator[_Stored]:
+    """``packed_tables``: whether embeddings hold codes of int8 with a scale behind each row."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise MismatchError(f"{folder.name}: no *.safetensors; other formats can run code and are not read.")
@@ -131,17 +155,19 @@ def _tensors(folder: Path, renamings: Sequence[WeightRenaming]) -> Iterator[_Sto
             with safe_open(path, framework="pt") as file:
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     tensor, name = file.get_tensor(key), key
+                    size = tensor.numel() * tensor.element_size()
+                    if packed_tables and tensor.dtype == torch.int8 and not re.search(r"\.\d+\.", key):  # not in a layer
+                        tensor = tensor[:, :-SCALE]
                     for step in renamings:
                         name, _ = step.rename_source_key(name)
-                    yield _stored(name, tensor)
+                    yield _stored(name, tensor, size)
         except SafetensorError as error:
             raise IntegrityError(f"{folder.name}/{path.name}: damaged: {error}.") from None
 
 
-def _stored(name: str, tensor: Tensor) -> _Stored:
-    size = tensor.numel()
-    zeros = size - int(tensor.count_nonzero())
-    return _Stored(name, tensor.dtype, tuple(tensor.shape), size, zeros, size * tensor.element_size())
+def _stored(name: str, tensor: Tensor, size: int) -> _Stored:
+    zeros = tensor.numel() - int(tensor.count_nonzero())
+    return _Stored(name, tensor.dtype, tuple(tensor.shape), tensor.numel(), zeros, size)
 
 
 _EMBEDDINGS, _LAYER, _OTHER = range(3)
@@ -231,7 +257,12 @@ class _Layer:
 
 
 def _quantization(quantized: Mapping[str, Any]) -> str | None:
-    inner = quantized.get("bitsandbytes") or quantized
+    inner, found = quantized.get("bitsandbytes") or quantized, []
     if inner.get("load_in_4bit"):
-        return f"bitsandbytes 4-bit {inner.get('bnb_4bit_quant_type', '')}".strip()
-    return "bitsandbytes 8-bit" if inner.get("load_in_8bit") else None
+        four = f"bitsandbytes 4-bit {inner.get('bnb_4bit_quant_type', '')}".strip()
+        found.append(f"{four} and 8-bit" if quantized.get("eight_bits") else four)
+    if inner.get("load_in_8bit"):
+        found.append("bitsandbytes 8-bit")
+    if quantized.get("embeddings"):
+        found.append(f"embeddings {quantized['embeddings']}")
+    return ", ".join(found) or None

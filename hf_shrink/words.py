@@ -118,6 +118,14 @@ def _amounts(entries: Sequence[PruningConfig], prunes: PruningPlan) -> Iterator[
 
 def quantization_words(config: QuantizationConfig, modules: int) -> str:
     """How weights are stored."""
+    tables = "8 bits, a scale a row" if config.embeddings == "int8" else config.embeddings
+    if config.bits == 16 and config.dtype in (None, "float32"):
+        return f"stores the embeddings in {tables}"
+    stored = _stored_words(config, modules)
+    return stored if config.embeddings == "keep" else f"{stored}; the embeddings in {tables}"
+
+
+def _stored_words(config: QuantizationConfig, modules: int) -> str:
     if config.bits == 16:
         return f"stores every weight in {config.dtype}"
     if config.bits == "auto":

@@ -19,6 +19,7 @@ LAYERS = [
         "explain",
         "files",
         "finite",
+        "headers",
         "lines",
         "markdown",
         "quiet",

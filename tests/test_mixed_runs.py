@@ -28,11 +28,12 @@ def test_a_recipe_decides_stores_and_tells(tmp_path: Path, monkeypatch: pytest.M
         overrides=[
             *tiny_overrides(Path(), gradual=False),
             *("teacher=null", "distillation=null", "student={start: model}", "pruning=[]", "measurement.floor=null"),
-            "quantization={bits: auto, budget: {bits_per_weight: 7.0}, calibration_rows: 16}",
+            "quantization={bits: auto, budget: {bits_per_weight: 7.0}, calibration_rows: 16, embeddings: int8}",
         ],
     )
     planned = next(stage for stage in make_plan(recipe).stages if stage.name == "quantized")
     assert "within bits_per_weight 7.0, by what each loses, measured on 16 training rows" in planned.does[0]
+    assert planned.does[0].endswith("; the embeddings in 8 bits, a scale a row")
     outcome = run(recipe)
     folder, report = outcome.folder, outcome.report
     real = (folder / "model.safetensors").stat().st_size
@@ -44,8 +45,12 @@ def test_a_recipe_decides_stores_and_tells(tmp_path: Path, monkeypatch: pytest.M
     assert {name: entry["bits"] for name, entry in config["layer_bits"].items()} == {
         layer["name"]: layer["bits"] for layer in decided["layers"]
     }
+    assert config["quantization_config"]["embeddings"] == config["embeddings_dtype"] == "int8"
+    assert config["kept_in_high_precision"] == report["kept_in_high_precision"]
     card = (folder / "README.md").read_text()
-    assert "alone loses" in card and "mean KL of the answers from the float model's" in card
+    assert (
+        "the embeddings in 8 bits" in card and "alone loses" in card and "mean KL of the answers from the float model's" in card
+    )
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert model.is_loaded_in_4bit and model.is_loaded_in_8bit
 

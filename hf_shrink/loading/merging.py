@@ -34,6 +34,11 @@ def merge(stored: Any, given: Any) -> Any:
         _check_same(method, one, pruning, asked)
         return one
     assert isinstance(one, ShrinkConfig)
+    if one.embeddings is not None and (pruning or asked is not None):
+        raise RecipeError(
+            f"ShrinkConfig: the embeddings in this folder lie in {one.embeddings} already, which cannot be cut while loading.\n"
+            "Load it without quantization_config, call dequantize(), then prune() and quantize()."
+        )
     if one.is_asked_for and (pruning or asked is not None):
         raise RecipeError("config.json asks for pruning or quantization itself; change it there, or leave the argument out.")
     if not one.is_asked_for:
@@ -134,10 +139,12 @@ def _check_same(method: str, stored: Any, pruning: Any, asked: QuantizationConfi
         known = from_bitsandbytes({**options, "llm_int8_skip_modules": None})
         read = ["bits", *(("threshold",) if known.bits == 8 else _SAME[:3])]
         different = [name for name in read if getattr(known, name) != getattr(asked, name)]
-        if not different and asked.dtype is None:
+        lies = (stored.embeddings if isinstance(stored, ShrinkConfig) else None) or "keep"
+        if not different and asked.dtype is None and asked.embeddings in ("keep", lies):
             return
-        name = different[0] if different else "dtype"
-        differ = f"{method}; {name} {getattr(known, name)!r}, not {getattr(asked, name)!r}"
+        name = different[0] if different else "dtype" if asked.dtype is not None else "embeddings"
+        value = lies if name == "embeddings" else getattr(known, name)
+        differ = f"{method}; {name} {value!r}, not {getattr(asked, name)!r}"
     raise RecipeError(
         f"ShrinkConfig: quantization: the model is quantised already ({differ}); twice would lose more and save nothing.\n"
         "Load it without quantization_config, or start from the model's float weights."

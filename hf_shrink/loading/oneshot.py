@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from hf_shrink.loading.quantizer import ShrinkQuantizer
-from hf_shrink.loading.save import record_shapes
+from hf_shrink.loading.save import record_shapes, write_embeddings
 from hf_shrink.loading.shrink_config import ShrinkConfig
 from hf_shrink.pruning import oneshot
 from hf_shrink.pruning.config import PruningConfig
@@ -71,4 +71,5 @@ def recorded(model: PreTrainedModel) -> PreTrainedModel:
     if isinstance(stored, ShrinkConfig) and stored.eight_bits is not None:  # dequantize() has to know both kinds
         quantizer = ShrinkQuantizer(stored, pre_quantized=True)
         setattr(model, "hf_quantizer", quantizer)  # noqa: B010 - nn.Module types attributes as tensors
+    write_embeddings(model)
     return model

@@ -3,6 +3,7 @@
 Imported while transformers itself is half imported (see ``register``), so only what is there by then is imported on top.
 """
 
+from pathlib import Path
 from typing import Any
 
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING, AutoHfQuantizer
@@ -62,8 +63,12 @@ class ShrinkQuantizer(HfQuantizer):
                 raise ResourceError("this model is stored by bitsandbytes. Try: pip install bitsandbytes") from error
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
+        from hf_shrink.headers import check_storage
         from hf_shrink.loading.shapes import resize
 
+        if self.pre_quantized and (files := kwargs.get("checkpoint_files")):
+            folder = Path(files[0]).parent
+            check_storage(folder.name, self.quantization_config, folder)
         resize(model, self.quantization_config.shapes, self.quantization_config.head_dim)
         if self.stream is not None:
             skip = self.stream.prepare(model, kwargs.get("checkpoint_files"))
@@ -85,7 +90,7 @@ class ShrinkQuantizer(HfQuantizer):
         if self.inner is not None:
             self.inner._process_model_after_weight_loading(model, **kwargs)
             disable_cpu_repacking(model)
-            drop_quantizer_conversions(model)
+        drop_quantizer_conversions(model)
         if self.stream is not None:
             self.stream.finish(model)
             self._describe(model)
@@ -93,7 +98,7 @@ class ShrinkQuantizer(HfQuantizer):
 
     def _describe(self, model: Any) -> None:
         """From here on everything is as if ``model`` had been loaded from the folder that it will be saved to."""
-        from hf_shrink.loading.save import record_shapes
+        from hf_shrink.loading.save import record_shapes, write_embeddings
 
         del model.config.quantization_config
         if self.inner is not None:
@@ -107,6 +112,7 @@ class ShrinkQuantizer(HfQuantizer):
         else:
             self.remove_quantization_config(model)
             model.config._is_quantized = False
+        write_embeddings(model)
 
     def update_dtype(self, dtype: Any) -> Any:
         return dtype if self.inner is None else self.inner.update_dtype(dtype)
@@ -140,6 +146,21 @@ class ShrinkQuantizer(HfQuantizer):
     def get_load_operations(self) -> dict[str, Any]:
         return {} if self.inner is None else self.inner.get_load_operations()
 
+    def update_weight_conversions(self, weight_conversions: Any, model: Any) -> Any:
+        """Tables that lie otherwise in the file come first: bitsandbytes takes whatever ends in ``weight``."""
+        updated = super().update_weight_conversions(weight_conversions, model)  # type: ignore[no-untyped-call]
+        if self.quantization_config.embeddings is None:
+            return updated
+        from hf_shrink.loading.conversions import table_conversions
+
+        return [*table_conversions(model), *updated]
+
+    def get_state_dict_and_metadata(self, model: Any) -> Any:
+        """What is written to the file."""
+        from hf_shrink.quantization.embeddings import as_stored
+
+        return as_stored(model), {}
+
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
         if self.inner is not None:
             import torch
@@ -147,6 +168,11 @@ class ShrinkQuantizer(HfQuantizer):
             from hf_shrink.quantization.bitsandbytes import dequantize_in_place
 
             dequantize_in_place(model, getattr(torch, dtype) if isinstance(dtype, str) else dtype)  # saving makes it text
+        from hf_shrink.quantization.embeddings import RECORD
+        from hf_shrink.quantization.plan import KEPT
+
+        for record in (RECORD, KEPT, "layer_bits"):
+            vars(model.config).pop(record, None)
         return model
 
     def remove_quantization_config(self, model: Any) -> None:

@@ -41,7 +41,8 @@ def add_remote_code(folder: Path) -> Path:
         raise MismatchError(
             f"{folder.name}: plain transformers loads it, or another library saved it; it needs no code of ours."
         )
-    if ShrinkConfig(**record).bitsandbytes is not None:
+    known = ShrinkConfig(**record)
+    if known.bitsandbytes is not None or known.embeddings is not None:
         raise MismatchError(
             f"{folder.name}: it is quantised, which a short file cannot rebuild; add the code to a float model."
         )

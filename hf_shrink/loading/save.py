@@ -16,9 +16,11 @@ from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
 from hf_shrink.loading.align import align
 from hf_shrink.loading.conversions import drop_quantizer_conversions
+from hf_shrink.loading.quantizer import ShrinkQuantizer
 from hf_shrink.loading.shapes import odd_head_dim, odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.quantization.bitsandbytes import repacked, stored_bits
+from hf_shrink.quantization.embeddings import RECORD, recorded_dtype
 from hf_shrink.quiet import quiet_loading
 
 Tier = Literal["stock", "plugin"]
@@ -77,13 +79,30 @@ def save_adapter(adapted: PeftModel, folder: Path) -> None:
 
 def record_shapes(model: PreTrainedModel) -> Tier:
     """Write the shapes of ``model`` into its config, so that its own ``save_pretrained`` makes a folder that loads again."""
-    shapes, head_dim, eight = odd_shapes(model), odd_head_dim(model), _eight_bits(model)
-    stored = _stored(model, shapes, head_dim, eight)
+    shapes, head_dim, eight, tables = odd_shapes(model), odd_head_dim(model), _eight_bits(model), _tables(model)
+    stored = _stored(model, shapes, head_dim, eight, tables)
     if stored is not None:
         model.config.quantization_config = stored
     elif hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    return "stock" if not shapes and head_dim is None and eight is None else "plugin"
+    return "plugin" if isinstance(stored, ShrinkConfig) else "stock"
+
+
+def _tables(model: PreTrainedModel) -> str | None:
+    """How the embeddings lie in the file, where plain transformers would read them wrongly; see ``embeddings.file_shape``."""
+    kind = recorded_dtype(model)
+    if kind is None and hasattr(model.config, RECORD):
+        delattr(model.config, RECORD)  # they were trained, cut or made floats again since
+    return kind if kind == "int8" or stored_bits(model) else None
+
+
+def write_embeddings(model: PreTrainedModel) -> None:
+    """Let ``save_pretrained`` of ``model`` ask us what it writes, where its embeddings lie otherwise in the file."""
+    stored, quantizer = getattr(model.config, "quantization_config", None), getattr(model, "hf_quantizer", None)
+    if not hasattr(model.config, RECORD) or isinstance(quantizer, ShrinkQuantizer):
+        return
+    config = stored if isinstance(stored, ShrinkConfig) else ShrinkConfig()
+    setattr(model, "hf_quantizer", ShrinkQuantizer(config, pre_quantized=True))  # noqa: B010 - see above
 
 
 def _eight_bits(model: PreTrainedModel) -> dict[str, Any] | None:
@@ -102,20 +121,21 @@ def _stored(
     shapes: Mapping[str, tuple[int, int]],
     head_dim: int | None,
     eight: Mapping[str, Any] | None,
+    tables: str | None,
 ) -> Any:
     """The value of ``quantization_config`` in the saved config; None where there is none."""
     existing = getattr(model.config, "quantization_config", None)
     if isinstance(existing, ShrinkConfig):
         existing = existing.bitsandbytes
-    if not shapes and head_dim is None and eight is None:
+    if not shapes and head_dim is None and eight is None and tables is None:
         return existing
     if existing is None:
-        return ShrinkConfig(shapes, head_dim=head_dim)
+        return ShrinkConfig(shapes, head_dim=head_dim, embeddings=tables)
     options = existing if isinstance(existing, dict) else existing.to_dict()
     method = getattr(options["quant_method"], "value", options["quant_method"])
     if method != "bitsandbytes":
         raise MismatchError(f"{METHOD} cannot store a model quantised by {method} in these shapes; use bitsandbytes.")
-    return ShrinkConfig(shapes, bitsandbytes=_plain(options), head_dim=head_dim, eight_bits=eight)
+    return ShrinkConfig(shapes, bitsandbytes=_plain(options), head_dim=head_dim, eight_bits=eight, embeddings=tables)
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,11 +146,17 @@ def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
 @contextmanager
 def _stored_config(model: PreTrainedModel) -> Iterator[Tier]:
     """The config as it is to be written; saving also turns ``config.dtype`` into text, so all of it is put back after."""
-    before = dict(vars(model.config))
+    before, quantizer = dict(vars(model.config)), getattr(model, "hf_quantizer", None)
     conversions = drop_quantizer_conversions(model)
     try:
-        yield record_shapes(model)
+        tier = record_shapes(model)
+        write_embeddings(model)
+        yield tier
     finally:
+        if quantizer is not None:
+            setattr(model, "hf_quantizer", quantizer)  # noqa: B010 - nn.Module types attributes as tensors
+        elif hasattr(model, "hf_quantizer"):
+            del model.hf_quantizer
         vars(model.config).clear()
         vars(model.config).update(before)
         if conversions is not None:

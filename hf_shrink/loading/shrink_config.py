@@ -23,6 +23,7 @@ METHOD = "hf_shrink"
 _LARGEST = 2**24
 """Features: larger than any width, small enough that two of them can be multiplied."""
 FORMAT = 1
+EMBEDDINGS = ("bfloat16", "int8")
 
 Shapes = Mapping[str, tuple[int, int]]
 """Module path below the base model -> ``(in_features, out_features)``."""
@@ -44,6 +45,7 @@ class ShrinkConfig(QuantizationConfigMixin):
         head_dim: features of an attention head, where they are not hidden width by number of heads.
         bitsandbytes: the ``BitsAndBytesConfig`` of a model that is quantised as well, as a dict. It is nested because
             transformers would take ``load_in_8bit`` at the top level for a plain bitsandbytes checkpoint.
+        embeddings: ``bfloat16`` or ``int8``, where word, position and type embeddings lie so in the file.
         eight_bits: where ``bitsandbytes`` says 4 bits and some layers have 8: their ``layers``, as paths below the base model,
             and their ``threshold``.
         format_version: of this record.
@@ -62,6 +64,7 @@ class ShrinkConfig(QuantizationConfigMixin):
         pruning: PruningConfig | Mapping[str, Any] | Sequence[PruningConfig | Mapping[str, Any]] = (),
         quantization: QuantizationConfig | Mapping[str, Any] | None = None,
         eight_bits: Mapping[str, Any] | None = None,
+        embeddings: str | None = None,
         **unknown: Any,
     ) -> None:
         unknown.pop("transformers_version", None)  # config.json may bring it along
@@ -82,6 +85,9 @@ class ShrinkConfig(QuantizationConfigMixin):
         if head_dim is not None and (type(head_dim) is not int or not 0 < head_dim <= _LARGEST):
             raise RecipeError(f"ShrinkConfig: head_dim must be a whole number above 0; got {head_dim!r:.60}.")
         self.head_dim = head_dim
+        if embeddings not in (None, *EMBEDDINGS):
+            raise RecipeError(f"ShrinkConfig: embeddings {embeddings!r:.60}; allowed: {', '.join(EMBEDDINGS)}.")
+        self.embeddings = embeddings
         self.bitsandbytes = None if bitsandbytes is None else as_stored(bitsandbytes, "ShrinkConfig: bitsandbytes")
         self.eight_bits = None if eight_bits is None else _eight_bits(eight_bits, self.bitsandbytes)
         self.quantization = None if quantization is None else _config(QuantizationConfig, quantization, "quantization")
@@ -123,6 +129,8 @@ class ShrinkConfig(QuantizationConfigMixin):
             data["head_dim"] = self.head_dim
         if self.bitsandbytes is not None:
             data["bitsandbytes"] = copy.deepcopy(self.bitsandbytes)
+        if self.embeddings is not None:
+            data["embeddings"] = self.embeddings
         if self.eight_bits is not None:
             data["eight_bits"] = copy.deepcopy(self.eight_bits)
         if self.pruning:
@@ -132,7 +140,7 @@ class ShrinkConfig(QuantizationConfigMixin):
         return data
 
 
-_KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "eight_bits", "head_dim", "format_version")
+_KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "eight_bits", "embeddings", "head_dim", "format_version")
 
 
 def _eight_bits(given: Any, four: Mapping[str, Any] | None) -> dict[str, Any]:

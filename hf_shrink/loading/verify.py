@@ -1,5 +1,6 @@
 """Load what was saved and compare it with the model in memory: a difference is an error, not a warning."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.adapters import attach, holds_adapter
-from hf_shrink.errors import IntegrityError, ShrinkError
+from hf_shrink.errors import IntegrityError, MismatchError, ShrinkError
+from hf_shrink.headers import check_storage
 from hf_shrink.lines import few, first_line
 from hf_shrink.loading.align import ALIGNMENT
 from hf_shrink.measurement.subjects import at_rest
@@ -67,6 +69,7 @@ def load_strictly(folder: Path, kind: type[PreTrainedModel], device: torch.devic
     Raises:
         IntegrityError: missing, unexpected or mismatched keys (up to ten are named), or files that cannot be read.
     """
+    _check_storage(folder)
     loader: Any = kind  # with output_loading_info it returns a pair, which its type hint does not say
     try:
         with quiet_loading():
@@ -96,6 +99,16 @@ def load_strictly(folder: Path, kind: type[PreTrainedModel], device: torch.devic
         raise IntegrityError(f"{folder.name}: weights do not fit the saved config: {counts}.\n{few(keys, 10)}")
     assert isinstance(model, PreTrainedModel)
     return model
+
+
+def _check_storage(folder: Path) -> None:
+    try:
+        record = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("quantization_config")
+        check_storage(folder.name, record, folder)
+    except MismatchError as error:
+        raise IntegrityError(str(error)) from None
+    except (OSError, ValueError, AttributeError):
+        return  # whoever loads the folder says what is wrong with its config
 
 
 def _compare_weights(where: str, model: PreTrainedModel, again: PreTrainedModel) -> int:

@@ -18,7 +18,8 @@ from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization.bitsandbytes import skip_names
 from hf_shrink.quantization.cast import dtype_of
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.plan import Plan, keep_plan
+from hf_shrink.quantization.embeddings import check_tables, round_embeddings
+from hf_shrink.quantization.plan import KEPT, Plan, keep_plan
 from hf_shrink.targets import projections
 
 
@@ -57,6 +58,8 @@ class Stream:
                 small, self._narrowing = narrow(model, self._pruning, checkpoint)
             if small is not model:
                 vars(model).update(vars(small))  # transformers goes on with the object that it has
+        if self._quantization is not None:
+            check_tables(model, self._quantization)
         if self._quantization is None or self._quantization.bits == 16:
             return []
         original = self._narrowing.original
@@ -111,6 +114,10 @@ class Stream:
             )
         if self._dtype is not None:
             _cast(model, self._dtype)
+        if self._quantization is not None:
+            round_embeddings(model, self._quantization)
+        if self._plan.quantized:
+            setattr(model.config, KEPT, dict(self._plan.kept))
         for name in self._plan.quantized:
             scales = getattr(model.get_parameter(f"{name}.weight"), "SCB", None)
             if scales is not None and not torch.isfinite(scales).all():

@@ -14,6 +14,7 @@ from hf_shrink.adapters import attach, holds_adapter
 from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
 from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
+from hf_shrink.headers import check_storage
 from hf_shrink.lines import first_line
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
@@ -91,6 +92,7 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
         return OnnxModel.from_pretrained(folder).eval(), ()
     with explained(f"loading {folder.name}"), quiet_loading():
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        check_storage(folder.name, getattr(config, "quantization_config", None), folder)
         named = (config.architectures or [""])[0]
         task = TASKS[task_of(named, config.problem_type) or "text-classification"]
         auto: Any = getattr(transformers, task.auto_class)

@@ -21,6 +21,7 @@ from transformers import (
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError, ShrinkError
 from hf_shrink.finite import check_finite
+from hf_shrink.headers import check_storage
 from hf_shrink.lines import few, first_line
 from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
@@ -185,8 +186,8 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
         raise ResourceError(f"{shown(reference)}: the folder has no config.json. Name the folder that save_pretrained wrote.")
     with _explained(f"config of {shown(reference)}", revision):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
-    kernel = config._attn_implementation
-    if kernel is not None and "/" in kernel:
+    check_storage(f"model {shown(reference)}", getattr(config, "quantization_config", None), Path(source))
+    if "/" in (kernel := config._attn_implementation or ""):
         raise SecurityError(f"config of {shown(reference)}: attention {kernel!r} is code from the Hub. Remove the key.")
     return config
 

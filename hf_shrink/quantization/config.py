@@ -7,7 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from hf_shrink.config import Config, Listed, Names
 
-_OF_BITSANDBYTES = {"dtype", "quant_type", "double_quant", "compute_dtype", "threshold"}
+_OF_BITSANDBYTES = {"dtype", "embeddings", "quant_type", "double_quant", "compute_dtype", "threshold"}
 _OF_ONNX = {"mode", "float_graph"}
 _OF_FOUR = {"quant_type", "double_quant", "compute_dtype"}
 _OF_EIGHT = {"threshold"}
@@ -41,12 +41,17 @@ class QuantizationConfig(Config):
     )
     bits: Literal[4, 8, 16, "auto"] = Field(
         8,
-        description="8 or 4. 16: every weight in `dtype`, no bitsandbytes. auto: 4, 8 or none for each layer by what it loses, "
-        "within `budget`. onnx: 8.",
+        description="8 or 4. 16: every weight in `dtype`, or the embeddings alone, no bitsandbytes. auto: 4, 8 or none for "
+        "each layer by what it loses, within `budget`. onnx: 8.",
     )
     budget: BudgetConfig | None = Field(None, description="auto: what all layers may cost together.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="Precision of the weights that are not quantised; null leaves it. For bits: 16 the stored precision."
+    )
+    embeddings: Literal["keep", "bfloat16", "int8"] = Field(
+        "keep",
+        description="How word, position and type embeddings lie in the file: as they are, or rounded, int8 with a scale a row. "
+        "What is tied to them computes with the rounded numbers.",
     )
     quant_type: Literal["nf4", "fp4"] = Field("nf4", description="4-bit number format.")
     double_quant: bool = Field(True, description="4-bit: quantise the scales as well.")
@@ -83,8 +88,10 @@ class QuantizationConfig(Config):
         foreign = given & (_OF_FOUR | _OF_EIGHT) - allowed[self.bits]
         if foreign:
             raise ValueError(f"{', '.join(sorted(foreign))} would be ignored with bits: {self.bits}; remove it.")
-        if self.bits == 16 and (self.dtype is None or self.dtype == "float32"):
-            raise ValueError("bits: 16 needs dtype: bfloat16 or float16.")
+        if self.bits == 16 and self.dtype in (None, "float32") and self.embeddings == "keep":
+            raise ValueError("bits: 16 needs dtype: bfloat16 or float16, or embeddings: bfloat16 or int8.")
+        if self.dtype == "float16" and self.embeddings == "bfloat16":
+            raise ValueError("embeddings: bfloat16 takes as many bytes as dtype: float16 and loses digits; use int8 or keep.")
         if self.bits == 16 and self.skip_modules:
             raise ValueError("skip_modules would be ignored with bits: 16; remove it.")
         if self.bits == "auto" and self.budget is None:

@@ -1,7 +1,7 @@
 """What quantising did to each layer's weights: how they were spread, how far the stored ones are off, and the bytes."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.embeddings import embedding_tensors, tables
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.targets import oriented, projections
 
@@ -24,7 +25,7 @@ BINS = 48
 
 @dataclass(frozen=True)
 class LayerFidelity:
-    """One projection.
+    """One projection, or one table of embeddings.
 
     Attributes:
         name: in the model.
@@ -50,7 +51,7 @@ class LayerFidelity:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """All projections of a model, in its order."""
+    """All projections of a model, in its order, and embeddings that were stored in fewer bits."""
 
     layers: tuple[LayerFidelity, ...]
 
@@ -92,7 +93,16 @@ def fidelity(model: PreTrainedModel, small: PreTrainedModel, config: Quantizatio
             how = f"{str(kept.weight.dtype).removeprefix('torch.')} ({reason})"
             size = kept.weight.numel() * kept.weight.element_size()
             found.append(_layer(name, how, weight, oriented(kept).detach(), size, layer.weight))
-    return Fidelity(tuple(found))
+    return Fidelity((*found, *_tables(model, small, config)))
+
+
+def _tables(model: PreTrainedModel, small: PreTrainedModel, config: QuantizationConfig) -> Iterator[LayerFidelity]:
+    """The embeddings, where they lie otherwise in the file."""
+    before, after = tables(model), tables(small)
+    for name, (dtype, shape) in embedding_tensors(model, config, bool(stored_bits(small))).items():
+        scheme = "uniform int8, a scale a row (embedding)" if dtype == torch.int8 else "bfloat16 (embedding)"
+        table, stored = before[name].detach(), after[name].detach().float()
+        yield _layer(name.removesuffix(".weight"), scheme, table.float(), stored, dtype.itemsize * math.prod(shape), table)
 
 
 def _scheme(config: QuantizationConfig) -> str:

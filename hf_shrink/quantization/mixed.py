@@ -1,5 +1,6 @@
 """``bits: auto``: measure what each layer loses in 4 and in 8 bits, and give bits where they are worth most."""
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.quantization.backend import as_stored, backend_for
+from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.divergence import Divergence
+from hf_shrink.quantization.embeddings import check_tables, round_embeddings
 from hf_shrink.quantization.knapsack import Option, cheapest, path, spend
 from hf_shrink.quantization.mixed_table import LayerBits, MixedPlan, Trade
-from hf_shrink.quantization.plan import Plan, keep_plan
+from hf_shrink.quantization.plan import KEPT, Plan, keep_plan
 from hf_shrink.quantization.size import bytes_with
 from hf_shrink.targets import Projection, oriented, projections
 
@@ -49,6 +52,7 @@ def quantize_mixed(model: PreTrainedModel, config: QuantizationConfig, calibrati
     """
     assert config.budget is not None
     kept, layers = keep_plan(model, config), projections(model)
+    check_tables(model, config)
     modes = [(module, module.training) for module in model.modules()]
     try:
         reference = Divergence(model, calibration)
@@ -75,6 +79,7 @@ def quantize_mixed(model: PreTrainedModel, config: QuantizationConfig, calibrati
     )
     plan = MixedPlan(bits, dict(kept.kept), trades, measured, reference.positions)
     small.config.layer_bits = plan.record()
+    setattr(small.config, KEPT, plan.in_float)
     return Mixed(small, plan)
 
 
@@ -90,11 +95,17 @@ def store_mixed(model: PreTrainedModel, config: QuantizationConfig, plan: Plan, 
     four, eight = ([name for name in plan.quantized if bits[name] == width] for width in WIDTHS)
     floats = [name for name in (*plan.kept, *plan.quantized) if bits.get(name) not in WIDTHS]
     result = model
+    if not eight and not four:
+        result = copy.deepcopy(model)
+        result.eval()  # type: ignore[no-untyped-call]
+        if config.dtype is not None:
+            cast_in_place(result, getattr(torch, config.dtype))
     if eight:
         result = backend_for(8).store(model, config.at(8), quantized=eight, kept=(*floats, *four))
     if four:  # after the 8 bits: what is cast to another dtype is cast already, and their scales must not be
         words = config.at(4) if not eight else config.at(4).model_copy(update={"dtype": None})
         result = backend_for(4).store(result, words, quantized=four, kept=(*floats, *eight))
+    round_embeddings(result, config)
     return result
 
 
@@ -110,6 +121,7 @@ def least_and_most(model: PreTrainedModel, config: QuantizationConfig) -> tuple[
 def expected_bytes(model: PreTrainedModel, config: QuantizationConfig) -> int | None:
     """Bytes of the file that the budget leads to; None for ``max_kl``, which no shape can tell."""
     assert config.budget is not None
+    check_tables(model, config)
     if config.budget.max_kl is not None:
         return None
     layers = projections(model)
@@ -193,8 +205,9 @@ def _meeting(
     low, high, best = 0, len(choices) - 1, None
     while low <= high:
         middle = (low + high) // 2
-        small = store_mixed(model, config, plan, {name: option.bits for name, option in choices[middle].items()})
-        if small is not model and reference.of(small) <= most:
+        bits = {name: option.bits for name, option in choices[middle].items()}
+        small = store_mixed(model, config, plan, bits)
+        if {*bits.values()} & {*WIDTHS} and reference.of(small) <= most:
             best, high = (choices[middle], small), middle - 1
         else:
             low = middle + 1

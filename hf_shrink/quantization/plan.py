@@ -15,6 +15,9 @@ from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.targets import matches, projections, select
 
+KEPT = "kept_in_high_precision"
+"""Key of ``config.json``: layer -> why it is not quantised."""
+
 
 @dataclass(frozen=True)
 class Plan:

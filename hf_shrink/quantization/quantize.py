@@ -14,8 +14,9 @@ from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.embeddings import check_tables, round_embeddings
 from hf_shrink.quantization.mixed import Mixed, quantize_mixed
-from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.plan import KEPT, keep_plan
 
 
 def quantize(
@@ -46,13 +47,17 @@ def quantize(
     _refuse_quantized(model)
     check_finite(model, "quantization")
     if config.bits == 16:
-        assert config.dtype is not None
+        check_tables(model, config)
         result = copy.deepcopy(model)
         result.eval()  # type: ignore[no-untyped-call]
-        cast_in_place(result, getattr(torch, config.dtype))
+        if config.dtype is not None:
+            cast_in_place(result, getattr(torch, config.dtype))
     else:
         plan = keep_plan(model, config)
+        check_tables(model, config)
         result = backend_for(config.bits).store(model, config, quantized=plan.quantized, kept=tuple(plan.kept))
+        setattr(result.config, KEPT, dict(plan.kept))
+    round_embeddings(result, config)
     check_finite(result, f"quantization to {config.dtype or f'{config.bits} bits'}")
     return result
 

@@ -14,12 +14,13 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import IntegrityError, MismatchError
+from hf_shrink.loading.dequantize import forget_quantization
 from hf_shrink.measurement.subjects import at_rest
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import dequantize_in_place, stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.mixed import store_mixed
-from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.plan import KEPT, keep_plan
 from hf_shrink.quantization.quantize import quantize
 from hf_shrink.targets import oriented
 
@@ -56,7 +57,7 @@ def merged(adapted: PeftModel, inputs: Mapping[str, Tensor]) -> PreTrainedModel:
     for name, change in added.items():
         layer: Any = plain.get_submodule(name)
         layer.weight.data += change.T if isinstance(layer, Conv1D) else change
-    _forget_quantization(plain)
+    forget_quantization(plain)
     batch = {name: tensor.to(whole.device) for name, tensor in inputs.items()}
     with at_rest(whole), _float_products(whole):
         expected = whole(**batch)[0].double()
@@ -85,6 +86,7 @@ def stored_again(model: PreTrainedModel, small: PreTrainedModel, config: Quantiz
     bits = {name.removesuffix(".base_layer"): width for name, width in stored_bits(small).items()}
     again = store_mixed(model, config, plan, {name: bits.get(name, 16) for name in plan.quantized})
     again.config.layer_bits = small.config.layer_bits
+    setattr(again.config, KEPT, getattr(small.config, KEPT))
     return again
 
 
@@ -107,21 +109,6 @@ def weight_error(model: PreTrainedModel, small: nn.Module) -> float:
         off += float((weight - found).square().sum())
         whole += float(weight.square().sum())
     return float((off / whole) ** 0.5)
-
-
-def _forget_quantization(model: Any) -> None:
-    """What transformers and peft note on a model that it no longer is."""
-    for owner, name in (
-        (model, "hf_quantizer"),
-        (model, "quantization_method"),
-        (model, "is_quantized"),
-        (model, "peft_config"),
-        (model, "_hf_peft_config_loaded"),
-        (model.config, "quantization_config"),
-        (model.config, "layer_bits"),
-    ):
-        if name in vars(owner):
-            delattr(owner, name)
 
 
 @contextmanager

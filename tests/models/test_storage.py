@@ -1,0 +1,104 @@
+"""RELIABILITY B34 and B35: floats under a config that says they are quantised load without a word and fail, or answer
+nonsense, at the first forward pass; quantised weights without their config are a list of odd tensors."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+from typer.testing import CliRunner
+
+from hf_shrink import PruningConfig, QuantizationConfig, ShrinkError, prune, quantize
+from hf_shrink.cli import app
+from hf_shrink.errors import IntegrityError, MismatchError
+from hf_shrink.inspection import inspect_model
+from hf_shrink.loading.save import save
+from hf_shrink.models.load import load_for, load_model
+from hf_shrink.plan import make_plan
+from hf_shrink.recipe import Recipe
+from hf_shrink.verification import verify_model
+from tests.project import make_project, tiny_overrides
+from tests.tiny import tiny_classifier, tiny_tokenizer
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def folder_of(path: Path, bits: int | None, *, narrow: bool = False) -> Path:
+    """With ``narrow`` layers differ, so that config.json speaks our words."""
+    model = tiny_classifier("bert", hidden=64, ffn=128)
+    if narrow:
+        model = prune(model, PruningConfig(structure="ffn", sparsity=0.5, target_modules=["0.intermediate.dense"]))
+    save(model if bits is None else quantize(model, QuantizationConfig(bits=bits)), path, tokenizer=tiny_tokenizer())
+    return path
+
+
+def mixed(path: Path, *, weights: int | None, config: int | None, narrow: bool = False) -> Path:
+    """The weights of one folder under the config of another."""
+    one = folder_of(path / "weights", weights, narrow=narrow)
+    two = folder_of(path / "config", config, narrow=narrow)
+    words = json.loads((two / "config.json").read_text())
+    (one / "config.json").write_text(json.dumps(words))
+    return one
+
+
+CASES = {
+    "B34, 8 bits": ({"weights": None, "config": 8}, "config.json says bitsandbytes 8-bit, the weights are F32 without scales"),
+    "B34, 4 bits": ({"weights": None, "config": 4}, "config.json says bitsandbytes 4-bit, the weights are F32 without scales"),
+    "B34, other shapes": ({"weights": None, "config": 8, "narrow": True}, "config.json says bitsandbytes 8-bit, the weights"),
+    "B35, 8 bits": ({"weights": 8, "config": None}, "weights are bitsandbytes 8-bit, config.json has no quantization_config"),
+    "B35, 4 bits": ({"weights": 4, "config": None}, "weights are bitsandbytes 4-bit, config.json has no quantization_config"),
+    "B35, other shapes": ({"weights": 4, "config": None, "narrow": True}, "weights are bitsandbytes 4-bit, config.json"),
+    "other bits": ({"weights": 8, "config": 4}, "weights are bitsandbytes 8-bit, config.json says bitsandbytes 4-bit"),
+}
+LOADERS: dict[str, tuple[Callable[[str], object], type[ShrinkError]]] = {
+    "load_model": (load_model, MismatchError),
+    "load_for": (lambda name: load_for("text-classification", name, new_head=False), MismatchError),
+    "inspect": (inspect_model, MismatchError),
+    "verify": (verify_model, IntegrityError),
+}
+
+
+ALIKE = ("B34, 4 bits", "B35, 8 bits", "B35, other shapes")
+
+
+@pytest.mark.parametrize("case", [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in CASES])
+def test_config_and_weights_must_agree(case, tmp_path: Path):
+    how, says = CASES[case]
+    folder = mixed(tmp_path, **how)
+    for name, (load, kind) in LOADERS.items():
+        with pytest.raises(kind, match="weights") as raised:
+            load(str(folder))
+        text = str(raised.value)
+        assert says in text and len(text.splitlines()) <= 3 and str(tmp_path.parent) not in text.replace(str(folder), ""), name
+    for command, code in ((["measure", str(folder)], 3), (["inspect", str(folder)], 3), (["verify", str(folder)], 5)):
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == code and says in " ".join(done.stderr.split()), (command, done.stderr)
+    if how.get("narrow") and how["config"] is not None:  # from_pretrained asks us only where config.json names us
+        with pytest.raises(MismatchError, match="without scales"):
+            AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+def test_a_recipe_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(make_project(tmp_path / "p"))
+    folder = mixed(tmp_path, weights=None, config=8)
+    given = [word for word in tiny_overrides(Path(), gradual=False) if not word.startswith(("teacher.", "model="))]
+    words = [*given, f"teacher={{model: {folder}}}", f"model={folder}"]
+    with pytest.raises(MismatchError, match="without scales"):
+        make_plan(Recipe.from_yaml(ROOT / "recipes/quickstart.yaml", overrides=words))
+
+
+def test_what_fits_is_let_through(tmp_path: Path):
+    """Sharded, of both widths, and with scales in another file than the weights."""
+    for bits in (None, 8, 4):
+        assert load_model(str(folder_of(tmp_path / str(bits), bits))).num_parameters()
+    folder = tmp_path / "8"
+    weights = load_file(folder / "model.safetensors")
+    names = {name: f"model-0000{1 + name.endswith('SCB')}-of-00002.safetensors" for name in weights}
+    for file in sorted({*names.values()}):
+        part = {name: tensor for name, tensor in weights.items() if names[name] == file}
+        save_file(part, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    assert load_model(str(folder)).is_loaded_in_8bit and inspect_model(str(folder)).quantization == "bitsandbytes 8-bit"
