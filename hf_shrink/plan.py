@@ -17,6 +17,7 @@ from hf_shrink.distillation.samples import check_room as check_sample_room
 from hf_shrink.measurement.attribution import check_installed as check_captum
 from hf_shrink.measurement.energy import check_energy
 from hf_shrink.measurement.gate import gate_words
+from hf_shrink.measurement.harness_tasks import check_tasks
 from hf_shrink.measurement.inputs import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
@@ -157,6 +158,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         gate = gate_words(
             recipe.gate, recipe.task, splits.label_names, [stage.name for stage in stages], kept_tokens is not None
         )
+    if recipe.measurement.lm_eval is not None:
+        check_tasks(recipe.measurement.lm_eval, download=download)
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}", gate))
     warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
     pairs = tuple(each.pair for each in teachers)
@@ -282,6 +285,9 @@ def _report(recipe: Recipe, judged: str, gate: tuple[str, ...]) -> StagePlan:
     if (robust := recipe.measurement.robust) is not None:
         ways = ", ".join(kind.replace("_", " ") for kind in robust.rates)
         does = (*does, f"measures accuracy on at most {robust.rows:,} test texts under {ways}")
+    if (harness := recipe.measurement.lm_eval) is not None:
+        most = "" if harness.limit is None else f", on at most {harness.limit:,} examples of each"
+        does = (*does, f"asks lm-eval for {', '.join(harness.tasks)}{most}")
     if recipe.publishing.push_to is not None:
         seen = "public" if recipe.publishing.public else "private"
         does = (*does, f"publishes the folder to {recipe.publishing.push_to} on the Hub, {seen}, in one commit")

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hf_shrink.config import Config, Listed
+from hf_shrink.config import Config, Listed, Names
 
 
 class RobustnessConfig(Config):
@@ -50,6 +50,22 @@ class EnergyConfig(Config):
     )
 
 
+class LmEvalConfig(Config):
+    """Tasks of lm-eval, the harness by which language models are compared everywhere. No task may run code of its own."""
+
+    tasks: Names = Field(min_length=1, description="Names as lm-eval knows them: of tasks, groups or tags.")
+    limit: int | None = Field(None, ge=2, description="The first examples of each task, at most; null takes all.")
+    folder: str | None = Field(
+        None, min_length=1, description="Folder of your own tasks, in lm-eval's YAML; those that name Python are refused."
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if twice := sorted({name for name in self.tasks if self.tasks.count(name) > 1}):
+            raise ValueError(f"task {twice[0]!r} stands here twice; remove one.")
+        return self
+
+
 class MeasurementConfig(Config):
     """How speed, memory and quality are measured."""
 
@@ -72,6 +88,9 @@ class MeasurementConfig(Config):
     energy: EnergyConfig | None = Field(
         None,
         description="Measure energy and CO2 of the training; needs hf-shrink[energy]. Estimated where nothing counts them.",
+    )
+    lm_eval: LmEvalConfig | None = Field(
+        None, description="causal-lm: scores of lm-eval's tasks for every stage, by name; needs hf-shrink[lm-eval]."
     )
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
 

@@ -11,6 +11,7 @@ from hf_shrink.measurement.compute import compute
 from hf_shrink.measurement.confidence import confidence
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.energy import CO2, ENERGY, energy
+from hf_shrink.measurement.harness import HARNESS, harness
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.quality import quality
 from hf_shrink.measurement.robustness import robustness
@@ -189,10 +190,11 @@ MEASURES: Mapping[str, Measure] = {
     "attribution": Measure(
         attribution, {"attribution_agreement": Row("same words matter as to the baseline (-1 to 1)", "higher")}
     ),
+    "harness": Measure(harness, {name: Row(label, better, tells="task") for name, (label, better) in HARNESS.items()}),
     "energy": Measure(energy, {ENERGY: Row("energy of its training"), CO2: Row("CO2 of its training")}),
 }
 
-_FIRST = ("quality", "confidence", "robustness", "attribution")
+_FIRST = ("quality", "harness", "confidence", "robustness", "attribution")
 
 
 def rows() -> dict[str, Row]:

@@ -1,5 +1,6 @@
 """Sentences computed from the numbers: what got worse, and what the savings do not touch."""
 
+import math
 from collections.abc import Sequence
 
 from hf_shrink.measurement.changes import same, scores
@@ -39,7 +40,31 @@ def worse(report: Report, other: Report) -> list[str]:
         theirs, row = same(other, own), known.get(own.name)
         if theirs is not None and row is not None and row.remark and row.against == "ratio" and theirs.value > 0:
             lines += _worse_ratio(report, other, (own, theirs), row)
+        if theirs is not None and own.name in ("lm_eval", "lm_eval_loss"):
+            lines += _lost_in_harness(report, other, own, theirs)
     return lines
+
+
+def _lost_in_harness(report: Report, other: Report, own: Measurement, theirs: Measurement) -> list[str]:
+    """A task of lm-eval that got worse. What may be chance is left to the table: tasks are many."""
+    change = own.value - theirs.value
+    if change == 0 or (change < 0) != (own.name == "lm_eval"):
+        return []
+    paired = same(report, own.model_copy(update={"name": f"{own.name}_change"}))
+    around = None
+    if paired is not None and paired.interval is not None and abs(paired.value - change) < 1e-9:
+        around = paired.interval
+    elif (
+        own.stderr is not None and theirs.stderr is not None
+    ):  # as if the examples were others: too wide rather than too narrow
+        width = 1.96 * math.hypot(own.stderr, theirs.stderr)
+        around = (change - width, change + width)
+    if around is not None and around[0] <= 0 <= around[1]:
+        return []
+    said = "" if around is None else f" (95% interval of the change {around[0]:+.3f} to {around[1]:+.3f})"
+    what = next(part.removeprefix("task ") for part in own.parts if part.startswith("task "))
+    values = f"{digits(own.value)} against {digits(theirs.value)}"
+    return [f"{report.shown}: {what} of lm-eval is worse than that of {other.shown}: {values}{said}."]
 
 
 def _worse_ratio(report: Report, other: Report, pair: tuple[Measurement, Measurement], row: Row) -> list[str]:
