@@ -18,7 +18,7 @@ from hf_shrink.measurement.attribution import check_installed as check_captum
 from hf_shrink.measurement.energy import check_energy
 from hf_shrink.measurement.gate import gate_words
 from hf_shrink.measurement.harness_tasks import check_tasks
-from hf_shrink.measurement.inputs import longest
+from hf_shrink.measurement.inputs import check_lengths, longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
 from hf_shrink.models.student import layers_left
@@ -108,6 +108,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     teachers, stages = teachers_of(recipe, splits, start, tokenizer, download=download), _floor(recipe, splits)
     for each in teachers:
         check_fit(tokens, *_limits(each.model), "the teacher")
+    for model in (start, *(each.model for each in teachers[:1])):  # the first teacher is measured
+        check_lengths(recipe.measurement, model)
     if teachers:
         stages.append(_teacher(recipe, len(tokens.train), teachers))
     pruning = recipe.effective_pruning()

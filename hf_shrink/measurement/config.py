@@ -73,6 +73,9 @@ class MeasurementConfig(Config):
         (1, 32), min_length=1, description="Batch sizes for latency and throughput."
     )
     length: int = Field(64, ge=2, description="Tokens a timed sequence has.")
+    more_lengths: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Listed] = Field(
+        (), description="Further lengths, in tokens, at which latency and throughput are taken at every batch size."
+    )
     runs: int = Field(20, ge=3, description="Timed rounds; models take turns within a round, so that noise hits all alike.")
     threads: int | None = Field(None, ge=1, description="Threads for timing; null takes torch's own number.")
     memory: bool = Field(True, description="Measure peak memory, which starts a process for each model.")
@@ -93,6 +96,13 @@ class MeasurementConfig(Config):
         None, description="causal-lm: scores of lm-eval's tasks for every stage, by name; needs hf-shrink[lm-eval]."
     )
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
+
+    @model_validator(mode="after")
+    def _lengths_differ(self) -> Self:
+        every = (self.length, *self.more_lengths)
+        if twice := sorted({length for length in every if every.count(length) > 1}):
+            raise ValueError(f"more_lengths: {twice[0]} tokens are timed twice; length is {self.length}. Remove one.")
+        return self
 
     @property
     def robust(self) -> RobustnessConfig | None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from hf_shrink.measurement.changes import same, scores
 from hf_shrink.measurement.measures import Row, rows
 from hf_shrink.measurement.numbers import digits, quantity
+from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.values import Measurement, Report
 
 _ZEROS = 0.05
@@ -27,7 +28,7 @@ def remarks(reports: Sequence[Report], *, baseline: int = 0) -> list[str]:
     for floor in reports[:baseline]:
         for report in reports[baseline:]:
             found += _lower_scores(report, floor)
-    found += _embeddings(reports[-1])
+    found += _embeddings(reports[artefact(reports)])  # a graph does not tell its parameters
     found += [line for report in reports for line in _zeros(report)]
     return list(dict.fromkeys(found))
 
@@ -98,10 +99,10 @@ def _lower_scores(report: Report, other: Report) -> list[str]:
 
 
 def _chance(report: Report, own: Measurement, theirs: Measurement) -> str:
-    """The paired interval of a difference, where it was measured against this very number."""
+    """The paired interval of a difference, where it was measured against this very number; else what its own one says."""
     paired = same(report, own.model_copy(update={"name": f"{own.name}_difference"}))
     if paired is None or paired.interval is None or abs(paired.value - (own.value - theirs.value)) > 1e-9:
-        return ""
+        return " (inside its own 95% interval)" if own.interval and theirs.value <= own.interval[1] else ""
     low, high = paired.interval
     return f" (95% interval of the difference {low:+.1f} to {high:+.1f}{', so it may be chance' if high >= 0 else ''})"
 
