@@ -15,7 +15,7 @@ from hf_shrink.measurement.harness import HARNESS, harness
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.quality import quality
 from hf_shrink.measurement.robustness import robustness
-from hf_shrink.measurement.size import disk, parameters
+from hf_shrink.measurement.size import disk, held, parameters
 from hf_shrink.measurement.speed import speed, threads
 from hf_shrink.measurement.subjects import Bench, Subject
 from hf_shrink.measurement.values import Measurement
@@ -93,6 +93,7 @@ MEASURES: Mapping[str, Measure] = {
         },
     ),
     "disk": Measure(each(disk), {"bytes_on_disk": _smaller("weights on disk", remark=True)}),
+    "held": Measure(each(held), {"bytes_in_memory": _smaller("weights in memory")}),
     "memory": Measure(
         _memory, {"memory_peak": Row("peak memory", "lower", against="ratio", tells="batch", noise=0.05, remark=True)}
     ),

@@ -183,11 +183,11 @@ def test_the_package_s_own_tasks_are_known_by_name_and_not_downloaded_by_a_plan(
     with pytest.raises(RecipeError, match=r"no task 'arc_eazy'\. Did you mean 'arc_easy'\?"):
         check_tasks(asked(folder, "bare", "arc_eazy").lm_eval, download=False)
     for name in ("arc_easy", "ai2_arc", "mmlu"):  # a task, a tag, a group
-        check_tasks(LmEvalConfig(tasks=(name,)), download=False)
+        check_tasks(asked(folder, name).lm_eval, download=False)
     with pytest.raises(ResourceError, match="while online"):
-        check_tasks(LmEvalConfig(tasks=("arc_easy",)), download=True)
+        check_tasks(asked(folder, "arc_easy").lm_eval, download=True)
     with pytest.raises(SecurityError, match="humaneval"):
-        check_tasks(LmEvalConfig(tasks=("humaneval",)), download=False)
+        check_tasks(asked(folder, "humaneval").lm_eval, download=False)
 
 
 def test_a_loss_is_said_in_words_where_it_is_more_than_chance():
