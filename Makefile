@@ -25,6 +25,7 @@ check: env
 	$(BIN)/mypy
 
 slow: env
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[lm-eval]'
 	$(BIN)/python -m pytest --numprocesses 2 -m slow
 
 faults: env

@@ -12,6 +12,8 @@ import hf_shrink
 from hf_shrink import DistillationConfig, LossTerm, PruningConfig, QuantizationConfig, ShrinkTrainer
 from hf_shrink.data.icd10 import icd10_chapters
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.measure import measure_all
+from hf_shrink.measurement.subjects import Subject
 from hf_shrink.models.reference import resolve
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -57,13 +59,13 @@ trainer.train()
 small = trainer.shrink()
 models = {"teacher": teacher, "small": small, "small-int8": hf_shrink.quantize(small, QuantizationConfig(bits=8))}
 
-# Measure each in the same way, and compare.
-how, reports = MeasurementConfig(batch_sizes=(1, 32), runs=10, memory=False), []
+# Measure all side by side, so that noise of the machine hits them alike, and compare.
 for name, model in models.items():
-    folder = options.out / name
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    reports.append(hf_shrink.measure(model, dataset=tokens["test"], tokenizer=tokenizer, folder=folder, name=name, config=how))
+    model.save_pretrained(options.out / name)
+    tokenizer.save_pretrained(options.out / name)
+subjects = [Subject(name, model=model, folder=options.out / name) for name, model in models.items()]
+how = MeasurementConfig(batch_sizes=(1, 32), runs=10, memory=False)
+reports = measure_all(subjects, dataset=tokens["test"], tokenizer=tokenizer, config=how)
 table = hf_shrink.compare(reports)
 print(table.markdown())
 card = f"---\nlibrary_name: transformers\ntags: [hf-shrink]\n---\n\n# Chapters of ICD-10-CM\n\n{table.markdown()}\n"

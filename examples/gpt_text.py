@@ -16,6 +16,9 @@ import hf_shrink
 from hf_shrink import DistillationConfig, LossTerm, PruningConfig, QuantizationConfig, ShrinkTrainer
 from hf_shrink.data.speeches import speeches
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.measure import measure_all
+from hf_shrink.measurement.subjects import Subject
+from hf_shrink.publishing.charts import plot_tradeoffs
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--model", help="Hub id or folder of a causal language model; without it a small GPT-2 from nothing")
@@ -28,7 +31,6 @@ options = parser.parse_args()
 LENGTH = 128  # tokens of a block of text
 set_seed(0)
 
-# Load: speeches, and a model with its tokenizer.
 texts = speeches(seed=0, sizes={"train": options.speeches, "test": 1 + options.speeches // 50})
 if options.model:
     tokenizer, teacher = AutoTokenizer.from_pretrained(options.model), AutoModelForCausalLM.from_pretrained(options.model)
@@ -65,16 +67,14 @@ trainer.train()
 # Shrink, quantise, save, measure, compare. A GPT-2 with fewer heads loads again after `import hf_shrink`.
 small = trainer.shrink()
 models = {"teacher": teacher, "small": small, "small-int8": hf_shrink.quantize(small, QuantizationConfig(bits=8))}
-how, reports = MeasurementConfig(batch_sizes=(1,), length=LENGTH, runs=10, memory=False), []
 for name, model in models.items():
     model.save_pretrained(options.out / name)
     tokenizer.save_pretrained(options.out / name)
-    reports.append(hf_shrink.measure(model, dataset=test, folder=options.out / name, name=name, config=how))
     start = tokenizer("The state of the Union is", return_tensors="pt")["input_ids"]
     print(f"{name} writes: {tokenizer.decode(model.eval().generate(start, max_new_tokens=16, do_sample=False)[0])}")
-table = hf_shrink.compare(reports)
+subjects = [Subject(name, model=model, folder=options.out / name) for name, model in models.items()]  # they take turns
+how = MeasurementConfig(batch_sizes=(1,), length=LENGTH, runs=10, memory=False)
+table = hf_shrink.compare(measure_all(subjects, dataset=test, tokenizer=tokenizer, config=how))
 print(table.markdown())
 if options.plots:
-    from hf_shrink.publishing.charts import plot_tradeoffs
-
     plot_tradeoffs(table, options.plots)

@@ -4,7 +4,6 @@ The teacher is the one that bert_classification.py has trained; run that first.
 """
 
 import argparse
-import copy
 from pathlib import Path
 
 from torch import Tensor
@@ -15,6 +14,8 @@ import hf_shrink
 from hf_shrink import DistillationConfig, LossTerm, PruningConfig, ShrinkTrainer
 from hf_shrink.data.icd10 import icd10_chapters
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.measure import measure_all
+from hf_shrink.measurement.subjects import Subject
 from hf_shrink.pruning.criteria import Criterion
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -55,15 +56,13 @@ rows = {split: data[split].rename_column("label", "labels") for split in ("train
 tokens = {
     split: part.map(lambda row: tokenizer(row["text"], truncation=True), remove_columns="text") for split, part in rows.items()
 }
-teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher)
-halved = hf_shrink.prune(teacher, PruningConfig(structure="layers", sparsity=0.5))
 words = {"max_steps": options.steps, "learning_rate": 2e-4, "per_device_train_batch_size": 32, "save_strategy": "no"}
-how = MeasurementConfig(batch_sizes=(1,), runs=5, memory=False)
-reports = [hf_shrink.measure(teacher, dataset=tokens["test"], tokenizer=tokenizer, name="teacher", config=how)]
+teacher = AutoModelForSequenceClassification.from_pretrained(options.teacher)
+models = {"teacher": teacher}
 for name, (criterion, loss) in methods.items():
     set_seed(0)
     trainer = ShrinkTrainer(
-        copy.deepcopy(halved),
+        AutoModelForSequenceClassification.from_pretrained(options.teacher),  # each student starts from the same weights
         TrainingArguments(options.out / "work", **words),
         train_dataset=tokens["train"],
         processing_class=tokenizer,
@@ -72,7 +71,8 @@ for name, (criterion, loss) in methods.items():
         pruning=PruningConfig(structure="ffn", criterion=criterion, sparsity=0.5, end_step=options.steps * 2 // 3),
     )
     trainer.train()
-    small = trainer.shrink()
-    small.save_pretrained(options.out / name)
-    reports.append(hf_shrink.measure(small, dataset=tokens["test"], tokenizer=tokenizer, name=name, config=how))
-print(hf_shrink.compare(reports).markdown())
+    models[name] = trainer.shrink()
+    models[name].save_pretrained(options.out / name)
+subjects = [Subject(name, model=model) for name, model in models.items()]
+how = MeasurementConfig(batch_sizes=(1,), runs=10, memory=False)
+print(hf_shrink.compare(measure_all(subjects, dataset=tokens["test"], tokenizer=tokenizer, config=how)).markdown())

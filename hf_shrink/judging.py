@@ -9,7 +9,7 @@ from hf_shrink.data.tokenize import tokenize
 from hf_shrink.disturbed import rewritten
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
-from hf_shrink.measurement.measure import measure, measure_all
+from hf_shrink.measurement.measure import check_alone, measure, measure_all
 from hf_shrink.measurement.reports import NAME
 from hf_shrink.measurement.subjects import Subject
 from hf_shrink.models.load import load_tokenizer
@@ -21,11 +21,13 @@ def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
     """One column: size, compute, memory and speed; quality too where a recipe names the data. Downloads nothing.
 
     Raises:
+        RecipeError: the recipe asks for energy or attributions, which one model alone cannot give.
         ShrinkError: model or data are not on this machine, cannot be loaded, or do not fit each other.
     """
     folder = local_folder(reference)
     if recipe is None:
         return compare([measure(folder)])
+    check_alone(recipe.measurement)
     tokenizer = load_tokenizer(reference, download=False)
     splits = load_splits(recipe.data, recipe.task, download=False)
     test = tokenize(splits, tokenizer, recipe.data.max_length).test

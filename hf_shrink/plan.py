@@ -19,7 +19,8 @@ from hf_shrink.distillation.samples import check_room as check_sample_room
 from hf_shrink.measurement.attribution import check_installed as check_captum
 from hf_shrink.measurement.energy import check_energy
 from hf_shrink.measurement.gate import gate_words
-from hf_shrink.measurement.inputs import longest
+from hf_shrink.measurement.harness_tasks import check_tasks
+from hf_shrink.measurement.inputs import check_lengths, longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
 from hf_shrink.models.student import layers_left
@@ -112,6 +113,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     both = rows_of_both(recipe, splits, teachers[0], tokenizer) if teachers else None
     for each in teachers if both is None else ():
         check_fit(tokens, *_limits(each.model), "the teacher")
+    for model in (start, *(each.model for each in teachers[:1])):  # the first teacher is measured
+        check_lengths(recipe.measurement, model)
     if teachers:
         stages.append(_teacher(recipe, len(tokens.train), teachers))
     pruning = recipe.effective_pruning()
@@ -162,6 +165,8 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         gate = gate_words(
             recipe.gate, recipe.task, splits.label_names, [stage.name for stage in stages], kept_tokens is not None
         )
+    if recipe.measurement.lm_eval is not None:
+        check_tasks(recipe.measurement.lm_eval, download=download)
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}", gate))
     warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
     pairs = tuple(each.pair for each in teachers)
@@ -288,6 +293,9 @@ def _report(recipe: Recipe, judged: str, gate: tuple[str, ...]) -> StagePlan:
     if (robust := recipe.measurement.robust) is not None:
         ways = ", ".join(kind.replace("_", " ") for kind in robust.rates)
         does = (*does, f"measures accuracy on at most {robust.rows:,} test texts under {ways}")
+    if (harness := recipe.measurement.lm_eval) is not None:
+        most = "" if harness.limit is None else f", on at most {harness.limit:,} examples of each"
+        does = (*does, f"asks lm-eval for {', '.join(harness.tasks)}{most}")
     if recipe.publishing.push_to is not None:
         seen = "public" if recipe.publishing.public else "private"
         does = (*does, f"publishes the folder to {recipe.publishing.push_to} on the Hub, {seen}, in one commit")

@@ -93,6 +93,8 @@ def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
     for key, what in (("robustness", "disturbs"), ("explain", "explains")):
         if _at(data, "measurement").get(key) not in (None, False) and name != "text-classification":
             yield ("measurement", key), f"{what} the texts of text-classification, not of {name}; remove it."
+    if _at(data, "measurement").get("lm_eval") is not None and name != "causal-lm":
+        yield ("measurement", "lm_eval"), f"asks causal language models, not those for {name}; remove it."
     chats = section.get("messages_column") is not None
     if section.get("loss_on") == "assistant" and not chats:
         yield ("data", "loss_on"), "would be ignored: plain text has no assistant; add messages_column, or remove it."

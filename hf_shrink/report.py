@@ -81,7 +81,9 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         **({} if kept is None else {"gate": kept.to_json()}),
         **({"dropped": gone} if gone else {}),
         "kept_in_high_precision": final["kept"] or graphs.get("kept", {}),
-        "better": {m.name: known[m.name].better for r in reports for m in r.measurements if known[m.name].hub},
+        "better": {
+            m.name: row.better for r in reports for m in r.measurements if (row := known.get(m.name)) is not None and row.hub
+        },
         "remarks": [*remarks(reports, baseline=measured.baseline), *prepared.splits.format.notes(prepared.tokenizer)],
         **({"layer_bits": final["layer_bits"]} if "layer_bits" in final else {}),
         **({"recovery": final["recovery"]} if "recovery" in final else {}),

@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 from safetensors import safe_open
+from typer.testing import CliRunner
 
 from hf_shrink import Recipe, gated, pipeline, run, trainings
+from hf_shrink.cli import app
 from hf_shrink.errors import QualityError, RecipeError
 from hf_shrink.files import sha256
 from hf_shrink.inspection import inspect_model
@@ -182,3 +184,27 @@ def test_an_edited_card_stops_a_run_before_it_trains_and_mine_survives_one(own: 
     path.unlink()
     run(recipe("{keep: 0.9}"))
     assert "## Quality gate" in path.read_text() and "## Mine" not in path.read_text()
+
+
+def test_the_command_ends_with_7_after_all_is_written_and_with_0_where_rolling_back_left_something(
+    own: Path, held: dict[str, bool]
+):
+    """A script that looks at the exit code alone would publish what missed, or throw away what held."""
+
+    def command(gate: str) -> Any:
+        return CliRunner().invoke(app, ["run", "recipes/quickstart.yaml", "--json", "--set", f"gate={gate}"])
+
+    written = [FOLDER / name for name in ("hf_shrink_report.json", "README.md", "report.html")]
+    for path in written:
+        path.unlink()
+    held["quantized"] = False
+    missed = command("{keep: 0.9}")
+    assert missed.exit_code == 7 and missed.stdout == "" and "gate missed: accuracy of quantized" in missed.stderr
+    assert not stages()["gate"]["held"] and "misses its quality gate" in written[1].read_text() and written[2].is_file()
+    assert {stage["name"] for stage in stages()["stages"]} >= {"teacher", "student", "shrunk", "quantized"}, "all to see why"
+    rolled = command("{keep: 0.9, on_miss: roll_back}")
+    assert rolled.exit_code == 0 and json.loads(rolled.stdout)["gate"]["model"] == "shrunk" and dtypes() == {"F32"}
+    held |= dict.fromkeys(held, False)
+    nothing = command("{keep: 0.8, on_miss: roll_back}")
+    assert nothing.exit_code == 7 and nothing.stdout == "" and not stages()["gate"]["held"]
+    assert "misses its quality gate" in written[1].read_text()

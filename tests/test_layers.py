@@ -74,6 +74,7 @@ ALLOWED_SIDEWAYS = {
 ONLY_IN = {
     "captum": {"measurement/attribution.py"},
     "codecarbon": {"measurement/energy.py"},
+    "lm_eval": {"measurement/harness.py", "measurement/harness_tasks.py"},
     "bitsandbytes": {"quantization/bitsandbytes.py"},
     "matplotlib": {"publishing/plots.py"},
     "sklearn": {"measurement/floor.py"},

@@ -12,9 +12,11 @@ import pytest
 from huggingface_hub import ModelCard
 
 from hf_shrink import Recipe, run
+from hf_shrink.errors import RecipeError
 from hf_shrink.measurement import energy
 from hf_shrink.measurement.reports import read_report
 from hf_shrink.measurement.values import Report
+from hf_shrink.plan import make_plan
 from hf_shrink.publishing.page import PAGE
 from hf_shrink.publishing.selection import is_published, select
 from tests.project import make_project, tiny_overrides
@@ -71,6 +73,17 @@ def test_two_forms_at_once_and_a_page_that_cannot_be_written_are_refused(project
     assert done.returncode == 4 and "page.html: cannot be written" in done.stderr
     done = hf_shrink(words[0], str(project / "base"), "--plots", str(tmp_path / "plots"))
     assert done.returncode == 2 and "no quality to draw" in done.stderr and not (tmp_path / "plots").exists()
+
+
+def test_a_plan_knows_what_could_not_be_timed(tmp_path: Path):
+    """The clock comes last: everything would be trained by then."""
+    words = [
+        *tiny_overrides(make_project(tmp_path / "project")),
+        f"output_dir={tmp_path / 'run'}",
+        "measurement.more_lengths=[65]",
+    ]
+    with pytest.raises(RecipeError, match=r"measurement\.more_lengths: 65 tokens, but a model takes at most 64"):
+        make_plan(Recipe.from_yaml(ROOT / "recipes" / "quickstart.yaml", overrides=words))
 
 
 class _Steady:

@@ -40,9 +40,9 @@ class TableRow:
 
     @property
     def setting_told(self) -> str:
-        """The setting with the part of it that the label tells, e.g. ``batch 32``."""
+        """The setting with the part of it that the label tells, e.g. ``batch 32`` or ``task arc_easy: acc``."""
         told = self.label.removesuffix(f" ({self.setting})").rpartition(", ")[2] if ", " in self.label else ""
-        return ", ".join(filter(None, [told if told.startswith("batch ") else "", self.setting]))
+        return ", ".join(filter(None, [told if told.startswith(("batch ", "task ")) else "", self.setting]))
 
     def relabelled(self, label: str) -> "TableRow":
         """The same row under another label."""
@@ -137,5 +137,5 @@ def _plain(text: str) -> str:
 def _cell(cell: Cell | None) -> dict[str, Any] | None:
     if cell is None:
         return None
-    plain = cell.measurement.model_dump(mode="json", include={"value", "unit", "interval"}, exclude_none=True)
+    plain = cell.measurement.model_dump(mode="json", include={"value", "unit", "interval", "stderr"}, exclude_none=True)
     return plain | ({} if cell.ratio is None else {"ratio": cell.ratio})

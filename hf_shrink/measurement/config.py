@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from hf_shrink.config import Config, Listed
+from hf_shrink.config import Config, Listed, Names
 
 
 class RobustnessConfig(Config):
@@ -50,6 +50,22 @@ class EnergyConfig(Config):
     )
 
 
+class LmEvalConfig(Config):
+    """Tasks of lm-eval, the harness by which language models are compared everywhere. No task may run code of its own."""
+
+    tasks: Names = Field(min_length=1, description="Names as lm-eval knows them: of tasks, groups or tags.")
+    limit: int | None = Field(None, ge=2, description="The first examples of each task, at most; null takes all.")
+    folder: str | None = Field(
+        None, min_length=1, description="Folder of your own tasks, in lm-eval's YAML; those that name Python are refused."
+    )
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if twice := sorted({name for name in self.tasks if self.tasks.count(name) > 1}):
+            raise ValueError(f"task {twice[0]!r} stands here twice; remove one.")
+        return self
+
+
 class MeasurementConfig(Config):
     """How speed, memory and quality are measured."""
 
@@ -57,6 +73,9 @@ class MeasurementConfig(Config):
         (1, 32), min_length=1, description="Batch sizes for latency and throughput."
     )
     length: int = Field(64, ge=2, description="Tokens a timed sequence has.")
+    more_lengths: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Listed] = Field(
+        (), description="Further lengths, in tokens, at which latency and throughput are taken at every batch size."
+    )
     runs: int = Field(20, ge=3, description="Timed rounds; models take turns within a round, so that noise hits all alike.")
     threads: int | None = Field(None, ge=1, description="Threads for timing; null takes torch's own number.")
     memory: bool = Field(True, description="Measure peak memory, which starts a process for each model.")
@@ -73,7 +92,17 @@ class MeasurementConfig(Config):
         None,
         description="Measure energy and CO2 of the training; needs hf-shrink[energy]. Estimated where nothing counts them.",
     )
+    lm_eval: LmEvalConfig | None = Field(
+        None, description="causal-lm: scores of lm-eval's tasks for every stage, by name; needs hf-shrink[lm-eval]."
+    )
     bootstrap: int = Field(2000, ge=100, description="Resamples behind each 95% interval.")
+
+    @model_validator(mode="after")
+    def _lengths_differ(self) -> Self:
+        every = (self.length, *self.more_lengths)
+        if twice := sorted({length for length in every if every.count(length) > 1}):
+            raise ValueError(f"more_lengths: {twice[0]} tokens are timed twice; length is {self.length}. Remove one.")
+        return self
 
     @property
     def robust(self) -> RobustnessConfig | None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.subjects import device_of
 from hf_shrink.onnx_model import OnnxModel
 
@@ -33,6 +34,14 @@ def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) ->
     ids = words[drawn].to(device_of(model))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     return inputs | {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else inputs
+
+
+def check_lengths(config: MeasurementConfig, model: nn.Module) -> None:
+    """Refuse lengths at which a model could not be timed when all is trained. Raises RecipeError."""
+    limit, most = longest(model), max(config.length, *config.more_lengths, 0)
+    if limit is not None and most > limit:
+        key = "length" if most == config.length else "more_lengths"
+        raise RecipeError(f"measurement.{key}: {most} tokens, but a model takes at most {limit}; give at most {limit}.")
 
 
 def longest(model: nn.Module) -> int | None:

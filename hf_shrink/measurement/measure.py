@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_shrink.errors import MismatchError
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.measurement.answering import answers_of
 from hf_shrink.measurement.confidence import reliability
 from hf_shrink.measurement.config import MeasurementConfig
@@ -35,7 +35,12 @@ def measure(
 
     Raises:
         MismatchError: the folder cannot be loaded, or the data does not fit.
+        RecipeError: the config asks for what one model alone cannot give, or for what it is no model for.
     """
+    if config is not None:
+        check_alone(config)
+        if config.floor is not None:
+            raise RecipeError("measurement.floor: would be ignored: it is learnt from the texts of a recipe; remove it.")
     given = model if isinstance(model, str | Path) else folder
     place = None if given is None else Path(given)
     subject = Subject(
@@ -44,6 +49,18 @@ def measure(
         folder=place,
     )
     return measure_all([subject], dataset=dataset, tokenizer=tokenizer, config=config)[0]
+
+
+def check_alone(config: MeasurementConfig) -> None:
+    """Refuse what is asked of one finished model and would be missing from its report without a word.
+
+    Raises:
+        RecipeError: energy or attributions are asked for.
+    """
+    if config.energy is not None:
+        raise RecipeError("measurement.energy: is taken while a run trains; a finished model does not tell. Set it to null.")
+    if config.explained is not None:
+        raise RecipeError("measurement.explain: sets models against a baseline, and here is one alone. Set it to false.")
 
 
 def measure_all(

@@ -11,10 +11,11 @@ from hf_shrink.measurement.compute import compute
 from hf_shrink.measurement.confidence import confidence
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.energy import CO2, ENERGY, energy
+from hf_shrink.measurement.harness import HARNESS, harness
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.quality import quality
 from hf_shrink.measurement.robustness import robustness
-from hf_shrink.measurement.size import disk, parameters
+from hf_shrink.measurement.size import disk, held, parameters
 from hf_shrink.measurement.speed import speed, threads
 from hf_shrink.measurement.subjects import Bench, Subject
 from hf_shrink.measurement.values import Measurement
@@ -92,6 +93,7 @@ MEASURES: Mapping[str, Measure] = {
         },
     ),
     "disk": Measure(each(disk), {"bytes_on_disk": _smaller("weights on disk", remark=True)}),
+    "held": Measure(each(held), {"bytes_in_memory": _smaller("weights in memory")}),
     "memory": Measure(
         _memory, {"memory_peak": Row("peak memory", "lower", against="ratio", tells="batch", noise=0.05, remark=True)}
     ),
@@ -189,10 +191,11 @@ MEASURES: Mapping[str, Measure] = {
     "attribution": Measure(
         attribution, {"attribution_agreement": Row("same words matter as to the baseline (-1 to 1)", "higher")}
     ),
+    "harness": Measure(harness, {name: Row(label, better, tells="task") for name, (label, better) in HARNESS.items()}),
     "energy": Measure(energy, {ENERGY: Row("energy of its training"), CO2: Row("CO2 of its training")}),
 }
 
-_FIRST = ("quality", "confidence", "robustness", "attribution")
+_FIRST = ("quality", "harness", "confidence", "robustness", "attribution")
 
 
 def rows() -> dict[str, Row]:

@@ -1,10 +1,12 @@
 """Sentences computed from the numbers: what got worse, and what the savings do not touch."""
 
+import math
 from collections.abc import Sequence
 
 from hf_shrink.measurement.changes import same, scores
 from hf_shrink.measurement.measures import Row, rows
 from hf_shrink.measurement.numbers import digits, quantity
+from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.values import Measurement, Report
 
 _ZEROS = 0.05
@@ -26,7 +28,7 @@ def remarks(reports: Sequence[Report], *, baseline: int = 0) -> list[str]:
     for floor in reports[:baseline]:
         for report in reports[baseline:]:
             found += _lower_scores(report, floor)
-    found += _embeddings(reports[-1])
+    found += _embeddings(reports[artefact(reports)])  # a graph does not tell its parameters
     found += [line for report in reports for line in _zeros(report)]
     return list(dict.fromkeys(found))
 
@@ -39,7 +41,31 @@ def worse(report: Report, other: Report) -> list[str]:
         theirs, row = same(other, own), known.get(own.name)
         if theirs is not None and row is not None and row.remark and row.against == "ratio" and theirs.value > 0:
             lines += _worse_ratio(report, other, (own, theirs), row)
+        if theirs is not None and own.name in ("lm_eval", "lm_eval_loss"):
+            lines += _lost_in_harness(report, other, own, theirs)
     return lines
+
+
+def _lost_in_harness(report: Report, other: Report, own: Measurement, theirs: Measurement) -> list[str]:
+    """A task of lm-eval that got worse. What may be chance is left to the table: tasks are many."""
+    change = own.value - theirs.value
+    if change == 0 or (change < 0) != (own.name == "lm_eval"):
+        return []
+    paired = same(report, own.model_copy(update={"name": f"{own.name}_change"}))
+    around = None
+    if paired is not None and paired.interval is not None and abs(paired.value - change) < 1e-9:
+        around = paired.interval
+    elif (
+        own.stderr is not None and theirs.stderr is not None
+    ):  # as if the examples were others: too wide rather than too narrow
+        width = 1.96 * math.hypot(own.stderr, theirs.stderr)
+        around = (change - width, change + width)
+    if around is not None and around[0] <= 0 <= around[1]:
+        return []
+    said = "" if around is None else f" (95% interval of the change {around[0]:+.3f} to {around[1]:+.3f})"
+    what = next(part.removeprefix("task ") for part in own.parts if part.startswith("task "))
+    values = f"{digits(own.value)} against {digits(theirs.value)}"
+    return [f"{report.shown}: {what} of lm-eval is worse than that of {other.shown}: {values}{said}."]
 
 
 def _worse_ratio(report: Report, other: Report, pair: tuple[Measurement, Measurement], row: Row) -> list[str]:
@@ -73,10 +99,10 @@ def _lower_scores(report: Report, other: Report) -> list[str]:
 
 
 def _chance(report: Report, own: Measurement, theirs: Measurement) -> str:
-    """The paired interval of a difference, where it was measured against this very number."""
+    """The paired interval of a difference, where it was measured against this very number; else what its own one says."""
     paired = same(report, own.model_copy(update={"name": f"{own.name}_difference"}))
     if paired is None or paired.interval is None or abs(paired.value - (own.value - theirs.value)) > 1e-9:
-        return ""
+        return " (inside its own 95% interval)" if own.interval and theirs.value <= own.interval[1] else ""
     low, high = paired.interval
     return f" (95% interval of the difference {low:+.1f} to {high:+.1f}{', so it may be chance' if high >= 0 else ''})"
 

@@ -1,5 +1,6 @@
 """How large a model is: weights by count, bytes by file."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -27,6 +28,30 @@ def parameters(subject: Subject, config: MeasurementConfig) -> list[Measurement]
         for name, count in counts.items()
         if count is not None
     ]
+
+
+def held(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
+    """Bytes of the weights where they lie, with scales and buffers, each storage once; nothing for a graph."""
+    if subject.model is None or isinstance(subject.model, OnnxModel):
+        return []
+    storages: dict[int, int] = {}
+    for tensor in _tensors(subject.model):
+        storage = tensor.untyped_storage()
+        storages[storage.data_ptr()] = storage.nbytes()
+    setting = precision_of(subject.model)
+    return [Measurement(name="bytes_in_memory", value=sum(storages.values()), unit="bytes", setting=setting)]
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    """Parameters, buffers, and the scales and tables that bitsandbytes keeps beside its weights."""
+    yield from model.buffers()
+    for parameter in model.parameters():
+        yield parameter
+        state = getattr(parameter, "quant_state", None)
+        nested = getattr(state, "state2", None)
+        found = [getattr(parameter, "SCB", None)]
+        found += [getattr(each, name, None) for each in (state, nested) for name in ("absmax", "code", "offset")]
+        yield from (each for each in found if isinstance(each, Tensor))
 
 
 def disk(subject: Subject, config: MeasurementConfig) -> list[Measurement]:

@@ -1,6 +1,7 @@
 """Latency and throughput, with all models taking turns so that a noisy machine treats them alike."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -18,22 +19,24 @@ WARM_UP = 3
 
 
 def speed(bench: Bench) -> list[list[Measurement]]:
-    """Latency (median and 95th percentile) and throughput of every subject with a model, at each batch size."""
+    """Latency (median and 95th percentile) and throughput of every subject with a model, at each batch size and length."""
     models = {i: subject.model for i, subject in enumerate(bench.subjects) if subject.model is not None}
     found: list[list[Measurement]] = [[] for _ in bench.subjects]
     with threads(bench.config.threads) as count, contextlib.ExitStack() as stack:
         for model in models.values():
             stack.enter_context(at_rest(model))
-        for size in bench.config.batch_sizes:
-            calls = {i: _call(model, size, bench.config.length) for i, model in models.items()}
+        for length, size in itertools.product((bench.config.length, *bench.config.more_lengths), bench.config.batch_sizes):
+            calls = {i: _call(model, size, length) for i, model in models.items()}
             with explained(f"timing batch {size}"):
                 times = take_turns(calls, runs=bench.config.runs, warm_up=WARM_UP)
+            # One part of the setting goes into the label: of further lengths it has to name both.
+            what = f"batch {size}, {length} tokens" if length == bench.config.length else f"batch {size} of {length} tokens"
             for i, seconds in times.items():
-                where = f"{device_of(models[i]).type}, {plural(count, 'thread')}, batch {size}, {bench.config.length} tokens"
+                where = f"{device_of(models[i]).type}, {plural(count, 'thread')}, {what}"
                 setting = f"{where}, {bench.config.runs} rounds after {WARM_UP}, {precision_of(models[i])}"
                 found[i] += summary(seconds, batch_size=size, setting=setting)
                 if task_of(type(models[i]).__name__) == "causal-lm":
-                    found[i].append(_tokens(seconds, size * bench.config.length, setting))
+                    found[i].append(_tokens(seconds, size * length, setting))
     return found
 
 

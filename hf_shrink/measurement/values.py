@@ -32,6 +32,7 @@ class Measurement(Config):
     interval: Annotated[tuple[Number, Number], Listed] | None = Field(
         None, description="95% interval around `value`, same unit."
     )
+    stderr: Number | None = Field(None, ge=0, description="Standard error, where the interval was made from one; same unit.")
 
     @property
     def parts(self) -> tuple[str, ...]:

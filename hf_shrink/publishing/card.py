@@ -154,7 +154,7 @@ def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None,
         "onnx": _fenced(graph_usage(str(recipe.get("task")), repo_id, revision), "python") if report.get("onnx") else None,
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
-        "recipe": _fenced(write(recipe).strip(), "yaml") if recipe else None,
+        "recipe": _fenced(write(_runnable(recipe)).strip(), "yaml") if recipe else None,
         "remarks": report.get("remarks") or [],
         "license": clean(given.get("license") or ""),
         "base_model": clean(given.get("base_model") or ""),
@@ -169,6 +169,12 @@ def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None,
     }
 
 
+def _runnable(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with a folder to write to, as the file beside the card has it: its name alone, without ``local:``."""
+    folder = str(recipe.get("output_dir") or "").removeprefix("local: ")
+    return {**recipe, **({"output_dir": folder} if folder else {})}
+
+
 def verdict(table: Comparison, column: int) -> dict[str, Any] | None:
     """A column against the baseline: factors above 1, each with its direction; None where there is nothing to say."""
     changes: list[dict[str, Any]] = []
@@ -181,7 +187,7 @@ def verdict(table: Comparison, column: int) -> dict[str, Any] | None:
         if row.name in {"bytes_on_disk", "latency_p50"} and cell.ratio and abs(cell.ratio - 1) > _SAME:
             kind = "size" if row.name == "bytes_on_disk" else row.label.removeprefix(f"{row.kind}, ")
             changes.append({"kind": kind, "better": cell.ratio < 1, "factor": max(cell.ratio, 1 / cell.ratio)})
-            timed = timed if kind == "size" else row.setting
+            timed = timed or (None if kind == "size" else row.setting)
     return {"changes": changes, "quality": quality, "timed": timed} if changes or quality else None
 
 

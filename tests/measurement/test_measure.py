@@ -6,9 +6,9 @@ import platform
 import pytest
 import torch
 
-from hf_shrink.errors import MismatchError, NonFiniteError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.measurement import measures
-from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.config import EnergyConfig, MeasurementConfig
 from hf_shrink.measurement.environment import environment
 from hf_shrink.measurement.measure import measure, measure_all
 from hf_shrink.measurement.measures import MEASURES, Measure, Row, each, rows
@@ -130,6 +130,16 @@ def test_folders_that_cannot_be_measured_say_why_in_a_line_or_two(tmp_path):
     model.save_pretrained(tmp_path / "nan")
     with pytest.raises(NonFiniteError, match="query"):
         measure(tmp_path / "nan")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("energy", EnergyConfig(country="DEU")), ("explain", True), ("robustness", True), ("floor", "tfidf")]
+)
+def test_what_one_model_alone_cannot_tell_is_refused(key, value):
+    """Asked for and not there, it looks as if there had been nothing to report."""
+    config = MeasurementConfig(runs=3, batch_sizes=(1,), length=4, **{key: value})
+    with pytest.raises(RecipeError, match=rf"measurement\.{key}: "):
+        measure(tiny_classifier(), dataset=colour_tokens(4), tokenizer=tiny_tokenizer(), config=config)
 
 
 def test_the_environment_names_versions_and_no_person():

