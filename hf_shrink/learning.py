@@ -10,5 +10,6 @@ def check_learns(model: nn.Module, what: str) -> None:
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise RecipeError(
             f"{what}: none of the model's weights asks for a gradient. A model that has taught stays frozen, so does what is "
-            "copied or pruned from it.\nCall model.requires_grad_(True) first, and give the teacher as a copy of its own."
+            "copied or pruned from it; `optimization.freeze` may name everything, too.\n"
+            "Call model.requires_grad_(True) first, give the teacher as a copy of its own, or freeze less."
         )

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from hf_shrink.distillation.stages import stage_at
 from hf_shrink.errors import RecipeError
-from hf_shrink.learning import check_learns
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.depths import depths_of, split_by_depth, unfrozen
 from hf_shrink.training.freeze import freeze
@@ -115,7 +114,6 @@ class OptimizedTrainer(TaughtTrainer):
     def _prepare_for_training(
         self, max_steps: int, train_dataloader: DataLoader[Any], resume_from_checkpoint: str | None
     ) -> tuple[nn.Module, DataLoader[Any]]:
-        check_learns(self.student, "training")
         stages = () if self.distiller is None else self.distiller.stages
         check_optimization(self.optimization, stages, self.student, self.pruning, max_steps)
         self._staged, self._resting = [], []

@@ -5,6 +5,7 @@ from typing import Any
 
 from hf_shrink.distillation.stages import Stage
 from hf_shrink.errors import RecipeError
+from hf_shrink.learning import check_learns
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.criteria import as_criterion
 from hf_shrink.pruning.sums import FROM_GRADIENTS, FROM_PRODUCTS
@@ -28,6 +29,7 @@ def check_optimization(
     Raises:
         RecipeError: the key and what to change.
     """
+    check_learns(student, "training")
     if config.schedule is not None:
         check_falls(config.schedule, steps)
     if config.layer_decay is not None:
@@ -38,8 +40,6 @@ def check_optimization(
         _check_unfreezing(config.unfreeze_every, student, pruning, steps)
     if stages:
         _check_stages(stages, student, pruning, steps)
-    if config.penalty is not None and not any(p.requires_grad for p in student.parameters()):
-        raise RecipeError("optimization.penalty: every weight is frozen, so a penalty changes nothing; remove it.")
 
 
 def _check_unfreezing(every: int, student: Any, pruning: Sequence[PruningConfig], steps: int) -> None:

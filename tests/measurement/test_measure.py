@@ -40,8 +40,8 @@ def test_a_folder_and_its_model_in_memory_measure_the_same(tmp_path):
     first, second = ([m for m in r.measurements if m.name not in timed] for r in (from_folder, in_memory))
     assert first == second
     assert {m.name for m in from_folder.measurements} == timed | {
-        "parameters", "parameters_non_embedding", "parameters_non_zero", "bytes_on_disk", "macs", "accuracy", "macro_f1",
-        "confidence", "calibration_error",
+        "parameters", "parameters_non_embedding", "parameters_non_zero", "bytes_on_disk", "bytes_in_memory", "macs", "accuracy",
+        "macro_f1", "confidence", "calibration_error",
     }  # fmt: skip
 
 
@@ -50,7 +50,7 @@ def test_every_measurement_of_every_family_has_a_row_and_a_unit(family):
     """A number without a row is measured, stored and never shown."""
     report = measure(tiny_classifier(family), dataset=colour_tokens(8), tokenizer=tiny_tokenizer(), config=CONFIG)
     known = rows()
-    assert len(report.measurements) == 14
+    assert len(report.measurements) == 15
     assert all(m.name in known and m.unit for m in report.measurements)
     assert report.value("bytes_on_disk") is None and report.value("memory_peak") is None
 

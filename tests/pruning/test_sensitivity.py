@@ -225,7 +225,7 @@ def test_a_result_reads_the_same_in_all_its_forms():
     assert plain["points"][1]["loss"] == 0.3 and plain["loss_per_fraction"] == {"l.0:ffn": pytest.approx(0.56)}
     assert plain["words"] == {"name": "log-likelihood", "unit": "nats", "setting": "validation", "samples": 12}
     header, ruler, row, blank, *notes = table().markdown().splitlines()
-    assert row == "| `l.0:ffn` | 8 | +0.1000 (25.0 %) | +0.3000 (50.0 %) | +0.5600 |" and not blank
+    assert row == "| l.0:ffn | 8 | +0.1000 (25.0 %) | +0.3000 (50.0 %) | +0.5600 |" and not blank
     assert header.count("|") == ruler.count("|") == row.count("|")
     said = ["- log-likelihood of the whole model: 1.0000 nats (accuracy 80)", "- setting: validation, 12 samples", "- a note"]
     assert notes == said
