@@ -23,7 +23,7 @@ from hf_shrink import DistillationConfig, LossTerm, ShrinkTrainer
 from hf_shrink.pruning.layers import drop_layers
 from tests.benchmarks.quality import STEPS, Data, accuracy, paired, read, teacher_for, train
 
-EVEN, BEST = (0, 2, 5), (0, 1, 5)
+EVEN, BEST = (0, 2, 5), (1, 4, 5)  # BEST has the least KL to the teacher of all 20 triples before training, on the tenth
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ WAYS = {
     "kl 2, hidden": Way(EVEN, taught(SOFT, LossTerm(loss="hidden_mse"))),
     "kl 2, pkd": Way(EVEN, taught(SOFT, LossTerm(loss="pkd", weight=10.0))),
     "kl 2, values": Way(EVEN, taught(SOFT, LossTerm(loss="value_relation_kl"))),
-    "other layers, labels": Way(BEST),
-    "other layers, kl 2": Way(BEST, taught(SOFT)),
-    "other layers, kl 2, hidden": Way(BEST, taught(SOFT, LossTerm(loss="hidden_mse"))),
+    "least KL, labels": Way(BEST),
+    "least KL, kl 2": Way(BEST, taught(SOFT)),
+    "least KL, kl 2, hidden": Way(BEST, taught(SOFT, LossTerm(loss="hidden_mse"))),
 }
 
 
