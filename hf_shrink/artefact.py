@@ -42,14 +42,14 @@ def settle(job: Job, work: Workspace, small: Path, measured: Measured) -> Kept |
     whole = _last_stage(job, small)
     stage = kept.model if kept is not None else whole
     if (work.result(FINAL) or {}).get("of", whole) != stage:
-        _write_model(job, work, small, stage, reaches=("report", "page"))
+        _write_model(job, work, small, stage, reaches=("report", "tracked", "page"))
     if _graph(job) is None:
         return kept
     gone = bool((work.result(FOLDER) or {}).get("withdrawn"))
     if kept is not None and not kept.graph and not gone:
         work.withdraw(FOLDER)
     elif gone and (kept is None or kept.graph):
-        _write_graph(job, work, small, reaches=("report", "page"))
+        _write_graph(job, work, small, reaches=("report", "tracked", "page"))
     return kept
 
 

@@ -32,6 +32,7 @@ from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.report import fingerprints, write_report
 from hf_shrink.resume import open_folder
+from hf_shrink.tracking import tell_trackers
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
 from hf_shrink.training.space import check_free, checkpoints_kept
 from hf_shrink.trainings import MASKS, keep_answers, train_student, train_teacher
@@ -97,6 +98,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         measured = measure_stages(recipe, job.prepared, job.tokens, work)
         kept = settle(job, work, small, measured)
         report = write_report(recipe, job.prepared, work, measured, kept, overwrite=overwrite)
+        tell_trackers(recipe, work, report)
         write_page(work)
         check_quality(report, str(work.folder))
         return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))

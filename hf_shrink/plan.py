@@ -43,6 +43,7 @@ from hf_shrink.recipe import Recipe
 from hf_shrink.recovery_plan import recovered
 from hf_shrink.stage_plan import Plan, StagePlan
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, rows_of_both, teachers_of
+from hf_shrink.tracking import check_trackers
 from hf_shrink.training.arguments import check_optimizer, optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.outlook import check_optimization
@@ -55,6 +56,7 @@ from hf_shrink.words import (
     optimization_words,
     pruning_words,
     quantization_words,
+    report_words,
     stage_words,
 )
 
@@ -97,6 +99,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
+    check_trackers(recipe)
     if recipe.measurement.explained is not None:
         check_captum()
     if recipe.measurement.energy is not None:
@@ -284,20 +287,5 @@ def _warnings(recipe: Recipe) -> tuple[str, ...]:
 
 
 def _report(recipe: Recipe, judged: str, gate: tuple[str, ...]) -> StagePlan:
-    batches = " and ".join(str(size) for size in recipe.measurement.batch_sizes)
-    does: tuple[str, ...] = (
-        f"measures every stage: quality on {judged}, size, memory, MACs, speed at batch {batches}",
-        *gate,
-        "writes the card, loads the folder again and compares its logits",
-    )
-    if (robust := recipe.measurement.robust) is not None:
-        ways = ", ".join(kind.replace("_", " ") for kind in robust.rates)
-        does = (*does, f"measures accuracy on at most {robust.rows:,} test texts under {ways}")
-    if (harness := recipe.measurement.lm_eval) is not None:
-        most = "" if harness.limit is None else f", on at most {harness.limit:,} examples of each"
-        does = (*does, f"asks lm-eval for {', '.join(harness.tasks)}{most}")
-    if recipe.publishing.push_to is not None:
-        seen = "public" if recipe.publishing.public else "private"
-        does = (*does, f"publishes the folder to {recipe.publishing.push_to} on the Hub, {seen}, in one commit")
     writes = "config.json, model.safetensors, tokenizer, README.md, hf_shrink_report.json, hf_shrink_recipe.yaml"
-    return StagePlan("report", does, {}, None, None, writes)
+    return StagePlan("report", report_words(recipe, judged, gate), {}, None, None, writes)

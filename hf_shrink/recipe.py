@@ -58,7 +58,9 @@ class Recipe(Config):
     distillation: DistillationConfig | None = None
     pruning: Annotated[tuple[PruningConfig, ...], Listed] = ()
     training: dict[str, Any] = Field(
-        {}, description="Words of transformers' TrainingArguments for the student, except what the recipe itself decides."
+        {},
+        description="Words of transformers' TrainingArguments for the student, except what the recipe itself decides. "
+        "`report_to` names trackers; without it there are none.",
     )
     optimization: OptimizationConfig = OptimizationConfig()
     quantization: Quantization | None = Field(

@@ -23,6 +23,7 @@ from hf_shrink.quantization.config import entry_for
 from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.straight_through import check_stored
 from hf_shrink.quiet import say
+from hf_shrink.tracking import keep_logs
 from hf_shrink.training.arguments import training_arguments
 from hf_shrink.training.callbacks import HeldZeros
 from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
@@ -198,6 +199,7 @@ def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig,
         distillation=config.learns(),
         **more,
     )
+    keep_logs(trainer, job.work, RECOVERED)
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
     model.eval()

@@ -39,6 +39,10 @@ _REFUSED_STARTS = {
     "hub_": _PUBLISHES,
     "do_": "the recipe's sections say what is done",
 }
+_NO_TRACKERS = {
+    "all": "it names none, and what is installed here would be told; name the trackers",
+    "codecarbon": "its file would go with the checkpoints; measurement.energy measures energy and CO2",
+}
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (float, int),
@@ -65,6 +69,15 @@ def training_problems(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield word, f"must be finite, got {value}."
         elif not _fits(known[word], value):
             yield word, f"expected {ast.unparse(known[word])}, got {_kind(value)} {repr(value)[:60]}."
+        elif word == "report_to":
+            yield from ((word, f"{name} is refused: {_NO_TRACKERS[name]}.") for name in trackers(words) if name in _NO_TRACKERS)
+
+
+def trackers(words: Mapping[str, Any]) -> tuple[str, ...]:
+    """Whom ``report_to`` of a ``training`` section names, each once; nobody without it."""
+    named = words.get("report_to") or ()
+    every = (named,) if isinstance(named, str) else tuple(str(name) for name in named)
+    return () if every == ("none",) else tuple(dict.fromkeys(every))
 
 
 @cache

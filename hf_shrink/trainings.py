@@ -23,6 +23,7 @@ from hf_shrink.models.load import load_for
 from hf_shrink.pruning.oneshot import needs_data, prune
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
+from hf_shrink.tracking import keep_logs
 from hf_shrink.training.arguments import training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.store import checkpoints
@@ -110,6 +111,7 @@ def _train(
         pruning_fractions=fractions_of(fractions or {}, model, masked),
         optimization=job.recipe.optimization if is_student else None,
     )
+    keep_logs(trainer, job.work, stage)
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
     began = time.monotonic()
     with metered(job.recipe.measurement.energy if is_leader() else None, scratch) as spent:

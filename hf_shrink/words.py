@@ -16,6 +16,7 @@ from hf_shrink.recipe import Recipe
 from hf_shrink.tables import own_name
 from hf_shrink.training.config import OptimizationConfig, RecoveryConfig
 from hf_shrink.training.depths import depths_of
+from hf_shrink.training_words import trackers
 
 
 def layers_words(recipe: Recipe, start: Any) -> str:
@@ -161,3 +162,25 @@ def onnx_words(config: QuantizationConfig, modules: int) -> str:
     ranges = "found while it runs" if config.mode == "dynamic" else f"from {config.calibration_rows} training rows"
     both = "; keeps the float graph as well" if config.float_graph else ""
     return f"exports a graph for ONNX Runtime: {modules} projections and the embeddings in 8 bits, ranges {ranges}{both}"
+
+
+def report_words(recipe: Recipe, judged: str, gate: Sequence[str]) -> tuple[str, ...]:
+    """What happens at the end of a run; ``judged`` says on what, ``gate`` what decides."""
+    batches = " and ".join(str(size) for size in recipe.measurement.batch_sizes)
+    does = [
+        f"measures every stage: quality on {judged}, size, memory, MACs, speed at batch {batches}",
+        *gate,
+        "writes the card, loads the folder again and compares its logits",
+    ]
+    if (robust := recipe.measurement.robust) is not None:
+        ways = ", ".join(kind.replace("_", " ") for kind in robust.rates)
+        does.append(f"measures accuracy on at most {robust.rows:,} test texts under {ways}")
+    if (harness := recipe.measurement.lm_eval) is not None:
+        most = "" if harness.limit is None else f", on at most {harness.limit:,} examples of each"
+        does.append(f"asks lm-eval for {', '.join(harness.tasks)}{most}")
+    if told := trackers(recipe.training):
+        does.append(f"tells {' and '.join(told)} what every stage measured")
+    if recipe.publishing.push_to is not None:
+        seen = "public" if recipe.publishing.public else "private"
+        does.append(f"publishes the folder to {recipe.publishing.push_to} on the Hub, {seen}, in one commit")
+    return tuple(does)

@@ -15,7 +15,7 @@ from hf_shrink.files import files_below, sha256, share, sync, write_text
 
 MANIFEST = "hf_shrink_manifest.json"
 STAGES = "stages"
-ORDER = ("teacher", "student", "shrunk", "quantized", "recovered", "final", "onnx", "measured", "report", "page")
+ORDER = ("teacher", "student", "shrunk", "quantized", "recovered", "final", "onnx", "measured", "report", "tracked", "page")
 """The stages of a run; each may read what those before it left."""
 _OURS = ".hf_shrink"
 _LOCK = f"{_OURS}.lock"

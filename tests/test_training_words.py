@@ -49,6 +49,8 @@ def test_usual_sections_are_taken(words: dict):
         ("per_device_train_batch_size", None, "expected int, got null"),
         ("lr_scheduler_type", 3, "got int 3"),
         ("report_to", {"a": 1}, "got mapping"),
+        ("report_to", "all", "name the trackers"),
+        ("report_to", ["tensorboard", "codecarbon"], "measurement.energy"),
         ("output_dir", "x", "not set here"),
         ("seed", 1, "not set here"),
         ("push_to_hub", False, "not set here"),

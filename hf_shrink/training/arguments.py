@@ -11,6 +11,7 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.lines import first_line
+from hf_shrink.training_words import trackers
 
 
 def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int, where: str) -> TrainingArguments:
@@ -20,7 +21,7 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
         RecipeError: transformers refuses a word or a value; ``where`` names the section.
     """
     try:
-        return TrainingArguments(
+        found = TrainingArguments(
             **{
                 "disable_tqdm": not sys.stderr.isatty(),
                 "dataloader_pin_memory": torch.accelerator.is_available(),  # elsewhere it only warns
@@ -31,6 +32,8 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
         )
     except (TypeError, ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {first_line(error)}") from None
+    found.report_to = list(trackers(words))  # transformers adds one where it finds itself on Kubeflow
+    return found
 
 
 def check_optimizer(arguments: TrainingArguments, steps: int, where: str) -> None:
