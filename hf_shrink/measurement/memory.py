@@ -27,9 +27,10 @@ _MINUTES = 10
 
 
 def memory(folder: Path, config: MeasurementConfig, *, threads: int) -> list[Measurement]:
-    """Peak resident memory of loading ``folder`` and running one batch, above what the imports take.
+    """Peak memory of loading ``folder`` and running one batch: resident, above what the imports take; on CUDA the device's.
 
-    The batch is the largest of ``config.batch_sizes``.
+    The batch is the largest of ``config.batch_sizes``. On CUDA it is what torch has allocated on the model's device, whose
+    context and whose kernels' own work space are not in it.
 
     Raises:
         ResourceError: the process could not load or run the folder, or took longer than ten minutes.
@@ -49,7 +50,7 @@ def memory(folder: Path, config: MeasurementConfig, *, threads: int) -> list[Mea
         raise ResourceError(f"peak memory of {folder.name}: {_last_line(child.stderr, child.returncode)}")
     found = json.loads(child.stdout.splitlines()[-1])
     setting = f"{found['device']}, {plural(threads, 'thread')}, batch {size}, {config.length} tokens"
-    setting = f"{setting}, fresh process less its imports, {found['precision']}"
+    setting = f"{setting}, {found['counted']}, {found['precision']}"
     return [Measurement(name="memory_peak", value=found["bytes"], unit="bytes", setting=setting)]
 
 
@@ -110,8 +111,13 @@ def _measure(folder: Path, batch_size: int, length: int, threads: int) -> dict[s
     model, _ = load(folder)
     with explained(f"running {folder.name}"), at_rest(model):
         model(**random_inputs(model, batch_size=batch_size, length=length))
-    peak = max(_resident("VmHWM"), _resident("VmRSS"))
-    return {"bytes": max(peak - before, 0), "device": device_of(model).type, "precision": precision_of(model)}
+    device = device_of(model)
+    if device.type == "cuda":
+        taken, counted = torch.cuda.max_memory_allocated(device), "allocated by torch in a fresh process"
+    else:
+        peak = max(_resident("VmHWM"), _resident("VmRSS"))
+        taken, counted = max(peak - before, 0), "fresh process less its imports"
+    return {"bytes": taken, "device": device.type, "precision": precision_of(model), "counted": counted}
 
 
 def _import_what_it_needs(folder: Path) -> None:

@@ -21,6 +21,9 @@ from hf_shrink import (
 )
 from hf_shrink.distillation.divergences import forward_kl
 from hf_shrink.distillation.fused import fused_sum
+from hf_shrink.measurement.config import MeasurementConfig
+from hf_shrink.measurement.memory import memory
+from hf_shrink.measurement.size import weight_bytes
 from hf_shrink.quantization.bitsandbytes import restored
 from tests.tiny import colour_tokens, tiny_classifier, tiny_inputs, tiny_tokenizer
 
@@ -166,3 +169,11 @@ def test_the_fused_loss_equals_the_one_over_all_logits():
         found.append([total.detach().cpu(), own.grad.cpu(), own_head.weight.grad.cpu()])
     for ours, expected in zip(found[1], found[0], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_peak_memory_is_that_of_the_device(tmp_path):
+    """bitsandbytes puts its weights on the GPU, where the process's own memory does not count them."""
+    quantize(tiny_classifier(hidden=256, ffn=1024), FORMATS["int8"]).save_pretrained(tmp_path)
+    [found] = memory(tmp_path, MeasurementConfig(batch_sizes=(2,), length=8), threads=1)
+    assert found.setting.startswith("cuda, ") and "allocated by torch" in found.setting
+    assert 0.9 * weight_bytes(tmp_path) < found.value < 50 * weight_bytes(tmp_path)
