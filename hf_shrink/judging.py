@@ -9,6 +9,7 @@ from hf_shrink.data.tokenize import tokenize
 from hf_shrink.disturbed import rewritten
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
+from hf_shrink.measurement.floor import FLOOR_TITLE, floor
 from hf_shrink.measurement.measure import check_alone, measure, measure_all
 from hf_shrink.measurement.reports import NAME
 from hf_shrink.measurement.subjects import Subject
@@ -19,6 +20,8 @@ from hf_shrink.recipe import Recipe
 
 def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
     """One column: size, compute, memory and speed; quality too where a recipe names the data. Downloads nothing.
+
+    The floor that the recipe asks for stands beside it.
 
     Raises:
         RecipeError: the recipe asks for energy or attributions, which one model alone cannot give.
@@ -34,8 +37,11 @@ def measure_model(reference: str, recipe: Recipe | None) -> Comparison:
     answers = by_name(folder, splits.label_names, test, tokenizer, batch_size=max(recipe.measurement.batch_sizes))
     order = order_by_name(folder, splits.label_names)
     subject = Subject(folder.resolve().name, folder=folder, predictions=answers, order=order)
+    subjects = [subject]
+    if (plain := recipe.measurement.floor) is not None:
+        subjects.append(Subject("floor", FLOOR_TITLE, predictions=floor(plain, splits.train, splits.test)))
     texts = rewritten(recipe, splits)
-    return compare(measure_all([subject], dataset=test, tokenizer=tokenizer, config=recipe.measurement, rewritten=texts))
+    return compare(measure_all(subjects, dataset=test, tokenizer=tokenizer, config=recipe.measurement, rewritten=texts))
 
 
 def compare_models(references: Sequence[str]) -> Comparison:

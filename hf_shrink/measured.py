@@ -12,7 +12,7 @@ from hf_shrink.data.tokenize import TokenizedSplits
 from hf_shrink.disturbed import rewritten
 from hf_shrink.measurement.energy import measurements
 from hf_shrink.measurement.environment import environment
-from hf_shrink.measurement.floor import floor
+from hf_shrink.measurement.floor import FLOOR_TITLE, floor
 from hf_shrink.measurement.measure import measure_all
 from hf_shrink.measurement.subjects import Subject
 from hf_shrink.measurement.values import Report
@@ -25,10 +25,10 @@ from hf_shrink.vocabulary import answers_in_own_words, own_tokenizer
 from hf_shrink.workspace import Workspace
 
 MEASURED = "measured"
-TRAINED = frozenset({"teacher", "student"})
+TRAINED = frozenset({"teacher", "student", "recovered"})
 _FILE = "measurements.json"
 _TITLES = {
-    "floor": "TF-IDF + logistic regression",
+    "floor": FLOOR_TITLE,
     "teacher": "teacher",
     "student": "student",
     "shrunk": "shrunk",
@@ -121,7 +121,7 @@ def _subjects(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work:
 def _spent(recipe: Recipe, stage: str, work: Workspace) -> dict[str, Any]:
     """What the stage's training took; said where it was to be measured and was not."""
     trained = (work.result(stage) or {}) if stage in TRAINED else {}
-    if recipe.measurement.energy is None or not trained:
+    if recipe.measurement.energy is None or not trained.get("steps"):
         return {}
     if spent := measurements(trained.get("energy")):
         return {"spent": spent}
@@ -130,7 +130,7 @@ def _spent(recipe: Recipe, stage: str, work: Workspace) -> dict[str, Any]:
 
 def _did(stage: str, does: tuple[str, ...], work: Workspace) -> tuple[str, ...]:
     """The plan's sentences, and the time that the stage took where it trained."""
-    took = (work.result(stage) or {}) if stage in {*TRAINED, "recovered"} else {}
+    took = (work.result(stage) or {}) if stage in TRAINED else {}
     return (*does, f"took {took['seconds']:g} s for {took['steps']} steps") if took.get("steps") else does
 
 

@@ -17,6 +17,7 @@ from hf_shrink.errors import QualityError, RecipeError
 from hf_shrink.job import Job, calibration_batches, stored_student
 from hf_shrink.loading.save import save, save_adapter
 from hf_shrink.loading.verify import load_strictly, verify
+from hf_shrink.measurement.energy import metered
 from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking, stored_bits
 from hf_shrink.quantization.config import entry_for
@@ -128,7 +129,7 @@ def _trained(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tupl
     roundings = {name: stored.at(width) for name, width in stored_bits(pair.small).items()}
     began = time.monotonic()
     student = copy.deepcopy(pair.dense)
-    steps = _train(
+    took = _train(
         job,
         student,
         pair.dense,
@@ -141,7 +142,7 @@ def _trained(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tupl
     result = stored_again(student, pair.small, stored)
     check_stored(student, result, roundings)
     tier = save(result, fresh)
-    return result, {"seconds": seconds, "steps": steps, "tier": tier, "recovery": {"kl": [before, pair.kl(result)]}}
+    return result, {"seconds": seconds, **took, "tier": tier, "recovery": {"kl": [before, pair.kl(result)]}}
 
 
 def _given_back(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -149,11 +150,11 @@ def _given_back(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> t
     dense, small = pair.dense, pair.small
     kl, error = [pair.kl(small)], [weight_error(dense, small)]
     began = time.monotonic()
-    adapted, steps = _with_adapters(job, dense, small, config)
+    adapted, took = _with_adapters(job, dense, small, config)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:  # trained in float32; transformers loads them in the precision of the model
             parameter.data = parameter.data.to(small.dtype)
-    known: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1), "steps": steps}
+    known: dict[str, Any] = {"seconds": round(time.monotonic() - began, 1), **took}
     whole: Any = adapted.get_base_model()
     facts: dict[str, Any] = {"keep": config.keep}
     if config.keep == "merge":
@@ -173,19 +174,20 @@ def _given_back(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> t
     return result, {**known, "recovery": {**facts, "kl": kl, "weight_error": error}}
 
 
-def _with_adapters(job: Job, dense: PreTrainedModel, small: PreTrainedModel, config: RecoveryConfig) -> tuple[PeftModel, int]:
-    """The model with its adapters as they are to be kept, and the optimizer steps they took."""
+def _with_adapters(
+    job: Job, dense: PreTrainedModel, small: PreTrainedModel, config: RecoveryConfig
+) -> tuple[PeftModel, dict[str, Any]]:
+    """The model with its adapters as they are to be kept, and the optimizer steps and the energy they took."""
     if config.start == "none":
         adapted = with_adapters(small, rank=config.rank)
     else:
         rows = calibration_batches(job, rows=config.calibration_rows) if config.start == "inputs" else None
         adapted = with_correction(dense, small, rank=config.rank, calibration=rows)
-    steps = 0 if config.training is None else _train(job, adapted, dense, config)
-    return adapted, steps
+    return adapted, {"steps": 0} if config.training is None else _train(job, adapted, dense, config)
 
 
-def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig, **more: Any) -> int:
-    """Train ``model`` to answer as ``dense`` does, or as the recipe says; the optimizer steps it took."""
+def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig, **more: Any) -> dict[str, Any]:
+    """Train ``model`` to answer as ``dense`` does, or as the recipe says; the optimizer steps and the energy it took."""
     assert config.training is not None
     scratch, form = job.work.scratch(RECOVERED), job.prepared.splits.format
     trainer = ShrinkTrainer(
@@ -201,9 +203,10 @@ def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig,
     )
     keep_logs(trainer, job.work, RECOVERED)
     trainer.remove_callback(PrinterCallback)  # it writes to stdout, which is for the result
-    trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
+    with metered(job.recipe.measurement.energy, scratch) as spent:
+        trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
     model.eval()
-    return trainer.state.global_step
+    return {"steps": trainer.state.global_step, **spent}
 
 
 def _judge(job: Job, dense: PreTrainedModel, config: RecoveryConfig) -> Divergence | None:

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from hf_shrink import Recipe, run
+from hf_shrink import Recipe, measured, run
 from hf_shrink.errors import RecipeError
+from hf_shrink.judging import measure_model
 from hf_shrink.measurement import energy
 from hf_shrink.measurement.reports import read_report
 from hf_shrink.measurement.values import Report
@@ -100,10 +101,15 @@ class _Steady:
 
 
 def test_a_run_reports_the_energy_of_its_training_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Measured again, or resumed, a run would add it again or lose it; by hand: 250 g for each of two trainings."""
+    """Measured again, or resumed, a run would add it again or lose it; by hand: 250 g for each of three trainings."""
     pytest.importorskip("codecarbon", reason="the extra `energy` is not installed")
     monkeypatch.setattr(energy, "_tracker", lambda config, notes: _Steady(notes))
-    overrides = [*tiny_overrides(make_project(tmp_path / "project")), f"output_dir={tmp_path / 'run'}", "quantization=null"]
+    overrides = [
+        *tiny_overrides(make_project(tmp_path / "project")),
+        f"output_dir={tmp_path / 'run'}",
+        "quantization={bits: 4}",
+    ]
+    overrides.append("recovery={rank: 2, calibration_rows: 8, training: {max_steps: 1, use_cpu: true}}")
     recipe = Recipe.from_yaml(
         ROOT / "recipes" / "quickstart.yaml",
         overrides=[*overrides, "measurement.floor=null", "measurement.energy={country: DEU}"],
@@ -113,9 +119,29 @@ def test_a_run_reports_the_energy_of_its_training_once(tmp_path: Path, monkeypat
     again = run(recipe).report
     for report in (first, again):
         stages = {stage["name"]: Report.from_stage(stage) for stage in report["stages"]}
-        assert [stages[name].value("training_energy") for name in ("teacher", "student", "shrunk")] == [0.5, 0.5, None]
+        taken = {name: stage.value("training_energy") for name, stage in stages.items()}
+        assert taken == {"teacher": 0.5, "student": 0.5, "shrunk": None, "quantized": None, "recovered": 0.5}
     card = ModelCard.load(tmp_path / "run" / "README.md", ignore_metadata_errors=False)
     assert card.data.co2_eq_emissions == {
-        "emissions": 500, "source": "codecarbon", "training_type": "fine-tuning", "geographical_location": "DEU"
+        "emissions": 750, "source": "codecarbon", "training_type": "fine-tuning", "geographical_location": "DEU"
     }  # fmt: skip
     assert "CO2 of its training" in card.text and "estimated" in card.text
+
+
+@pytest.mark.parametrize(("result", "notes"), [({"steps": 0}, 0), ({"steps": 3}, 1), (None, 0)])
+def test_a_missing_energy_is_said_only_where_something_was_trained(result: dict[str, int] | None, notes: int):
+    """Adapters that only start have taken none; a training that nobody watched has, and the sum on the card lacks it."""
+    recipe = Recipe.from_yaml(ROOT / "recipes" / "quickstart.yaml", overrides=["measurement.energy={country: DEU}"])
+    work: Any = SimpleNamespace(result=lambda stage: result)
+    assert len(measured._spent(recipe, "recovered", work).get("notes", ())) == notes
+
+
+def test_measure_with_a_recipe_has_its_floor_beside_the_model(project: Path, monkeypatch: pytest.MonkeyPatch):
+    """The recipe asks for it; without a word it was left out. By the second way: the floor of the recipe's own run."""
+    monkeypatch.chdir(project)
+    recipe = Recipe.from_yaml("recipes/quickstart.yaml", overrides=["measurement.memory=false", "measurement.robustness=false"])
+    found = {report.name: report for report in measure_model("runs/quickstart", recipe).reports}
+    stages = {stage.name: stage for stage in read_report(project / "runs" / "quickstart")[0]}
+    assert list(found) == ["quickstart", "floor"]
+    assert found["floor"].value("accuracy") == stages["floor"].value("accuracy")
+    assert found["floor"].shown == stages["floor"].shown and found["floor"].find("accuracy_difference") is not None

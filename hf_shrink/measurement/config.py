@@ -43,7 +43,7 @@ class ExplainConfig(Config):
 
 
 class EnergyConfig(Config):
-    """Energy and CO2 of the training of teacher and student, by codecarbon, from what the whole machine takes."""
+    """Energy and CO2 of each training (teacher, student, recovered), by codecarbon, from what the whole machine takes."""
 
     country: str = Field(
         pattern=r"^[A-Z]{3}$", description="Whose electricity it runs on: three letters of ISO 3166, such as DEU, FRA or USA."

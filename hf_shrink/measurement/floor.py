@@ -8,6 +8,7 @@ from hf_shrink.lines import first_line
 from hf_shrink.measurement.predictions import Predictions
 from hf_shrink.tables import pick
 
+FLOOR_TITLE = "TF-IDF + logistic regression"
 _MANY = 1000
 
 
