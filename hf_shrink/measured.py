@@ -13,6 +13,7 @@ from hf_shrink.disturbed import rewritten
 from hf_shrink.measurement.energy import measurements
 from hf_shrink.measurement.environment import environment
 from hf_shrink.measurement.floor import FLOOR_TITLE, floor
+from hf_shrink.measurement.harness_folder import digest
 from hf_shrink.measurement.measure import measure_all
 from hf_shrink.measurement.subjects import Subject
 from hf_shrink.measurement.values import Report
@@ -22,11 +23,12 @@ from hf_shrink.plan import Prepared
 from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
 from hf_shrink.vocabulary import answers_in_own_words, own_tokenizer
-from hf_shrink.workspace import Workspace
+from hf_shrink.workspace import ORDER, Workspace
 
 MEASURED = "measured"
 TRAINED = frozenset({"teacher", "student", "recovered"})
 _FILE = "measurements.json"
+_TASKS = "lm_eval tasks"
 _TITLES = {
     "floor": FLOOR_TITLE,
     "teacher": "teacher",
@@ -55,6 +57,19 @@ class Measured:
     seconds: float
 
 
+def forget_other_tasks(recipe: Recipe, work: Workspace) -> None:
+    """What was measured by lm-eval tasks of a folder that has changed since is to be measured anew."""
+    known = work.result(MEASURED)
+    if known is not None and known.get(_TASKS) != _asked(recipe).get(_TASKS):
+        work.forget(ORDER[ORDER.index(MEASURED) :])
+
+
+def _asked(recipe: Recipe) -> dict[str, str]:
+    """The digest of the user's own tasks, where there are any."""
+    config = recipe.measurement.lm_eval
+    return {} if config is None or config.folder is None else {_TASKS: digest(Path(config.folder))}
+
+
 def measure_stages(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, work: Workspace) -> Measured:
     """Measure every stage, or read what was measured before."""
 
@@ -78,7 +93,7 @@ def measure_stages(recipe: Recipe, prepared: Prepared, tokens: TokenizedSplits, 
             "seconds": round(time.monotonic() - began, 1),
         }
         (fresh / _FILE).write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        return {}
+        return _asked(recipe)
 
     if work.result(MEASURED) is None:
         say(f"{MEASURED}: begins")

@@ -15,7 +15,7 @@ from hf_shrink.gated import check_quality
 from hf_shrink.job import Job
 from hf_shrink.loading.save import save
 from hf_shrink.markdown import clean
-from hf_shrink.measured import measure_stages
+from hf_shrink.measured import forget_other_tasks, measure_stages
 from hf_shrink.measurement.compare import compare
 from hf_shrink.measurement.comparison import Comparison
 from hf_shrink.models.load import load_for
@@ -94,6 +94,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         if not isinstance(work, Workspace):
             return Outcome(work.folder, {})
         small = _shrunk(job, work, student)
+        forget_other_tasks(recipe, work)
         make_artefact(job, work, small)
         measured = measure_stages(recipe, job.prepared, job.tokens, work)
         kept = settle(job, work, small, measured)

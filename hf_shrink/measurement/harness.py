@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.measurement.answering import tokenizer_of
+from hf_shrink.measurement.harness_lengths import Fitting, watch_lengths
 from hf_shrink.measurement.harness_tasks import Tasks, begin_anew, check_tasks, closed, load_tasks
 from hf_shrink.measurement.subjects import Bench, Subject, at_rest
 from hf_shrink.measurement.values import Measurement
@@ -24,6 +25,7 @@ HARNESS: Mapping[str, tuple[str, Literal["higher", "lower"] | None]] = {
     "lm_eval_loss": ("lm-eval (lower is better)", "lower"),
     "lm_eval_loss_change": ("lm-eval against the baseline (lower is better)", "lower"),
     "lm_eval_other": ("lm-eval, no better way known", None),
+    "lm_eval_cut": ("lm-eval requests without their beginning", None),
 }
 """Label of each row and which way is better; task and metric stand in the setting."""
 
@@ -41,10 +43,12 @@ class Scored:
     Attributes:
         found: lm-eval's results.
         each: the score of every example, for what is a plain mean of them.
+        fitting: what the model was asked.
     """
 
     found: Mapping[str, Any]
     each: Mapping[Key, npt.NDArray[np.float64]]
+    fitting: Fitting
 
 
 def harness(bench: Bench) -> list[list[Measurement]]:
@@ -98,10 +102,11 @@ def _scored(subject: Subject, bench: Bench, tasks: Tasks, batch_size: int) -> Sc
         begin_anew(tasks)
         # lm-eval gives a tokenizer a padding token: not to that of the caller.
         asked = HFLM(pretrained=subject.model, tokenizer=copy.deepcopy(tokenizer), backend="causal", batch_size=batch_size)
+        fitting = watch_lengths(asked)
         found = evaluate(
             asked, tasks.loaded, limit=bench.config.lm_eval.limit, bootstrap_iters=bench.config.bootstrap, log_samples=True
         )
-    return Scored(found, {key: values for key, values in _examples(found) if values is not None})
+    return Scored(found, {key: values for key, values in _examples(found) if values is not None}, fitting)
 
 
 def _examples(found: Mapping[str, Any]) -> Iterator[tuple[Key, npt.NDArray[np.float64] | None]]:
@@ -138,6 +143,9 @@ def _measured(own: Scored, base: Scored | None, tasks: Tasks) -> Iterator[Measur
         if name != "lm_eval_other" and ours is not None and theirs is not None and len(ours) == len(theirs):
             change = ours - theirs
             yield _with_error(f"{name}_change", change.mean(), change.std(ddof=1) / math.sqrt(len(change)), setting)
+    if own.fitting.cut:
+        setting = f"of {own.fitting.asked}, the model takes {own.fitting.most} tokens"
+        yield Measurement(name="lm_eval_cut", value=own.fitting.cut, unit="requests", setting=setting)
 
 
 def _with_error(name: str, value: float, stderr: Any, setting: str) -> Measurement:

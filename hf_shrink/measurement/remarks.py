@@ -29,7 +29,7 @@ def remarks(reports: Sequence[Report], *, baseline: int = 0) -> list[str]:
         for report in reports[baseline:]:
             found += _lower_scores(report, floor)
     found += _embeddings(reports[artefact(reports)])  # a graph does not tell its parameters
-    found += [line for report in reports for line in _zeros(report)]
+    found += [line for report in reports for line in (*_zeros(report), *_cut(report))]
     return list(dict.fromkeys(found))
 
 
@@ -119,3 +119,10 @@ def _zeros(report: Report) -> list[str]:
     if not total or other is None or (part := 1 - other / total) < _ZEROS:
         return []
     return [f"{report.shown}: {100 * part:.0f}% of the parameters are zeros, which take as many bytes as other values."]
+
+
+def _cut(report: Report) -> list[str]:
+    cut = report.find("lm_eval_cut")
+    if cut is None:
+        return []
+    return [f"{report.shown}: {cut.value:,} requests to lm-eval ({cut.setting}) were too long and lost their beginning."]

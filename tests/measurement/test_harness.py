@@ -236,3 +236,21 @@ measurement:
     assert ModelCard(card).data.eval_results, "the metadata is about the test data of the recipe"
     assert all("lm" not in metric for metric in ModelCard(card).data.metrics)
     assert "lm_eval_change" in compare([project / "run"]).csv()
+
+
+def test_requests_that_lost_their_beginning_are_counted_and_said(folder: Path):
+    """lm-eval says so in a log that nobody sees: a score by half of a text would pass for one by the whole.
+
+    By hand: three answers of one token are weighed after each text; all but the last token are read.
+    """
+    model, tokenizer, most = tiny_causal_lm("llama"), tiny_lm_tokenizer(), 8
+    model.config.max_position_embeddings = most
+    lengths = [len(tokenizer(text)["input_ids"]) for text in colour_texts(ROWS)["text"]]
+    longer = 3 * sum(length > most for length in lengths)
+    cut = found(folder, [model], "bare")[0]["lm_eval_cut", "of 72"]
+    assert 0 < longer < 3 * ROWS and (cut.value, cut.unit) == (longer, "requests")
+    assert cut.setting == f"of {3 * ROWS}, the model takes {most} tokens"
+    assert remarks([Report(name="small", measurements=(cut,))])[-1] == (
+        f"small: {longer} requests to lm-eval (of 72, the model takes 8 tokens) were too long and lost their beginning."
+    )
+    assert ("lm_eval_cut", "of 72") not in found(folder, [tiny_causal_lm("llama")], "bare")[0]

@@ -1,15 +1,19 @@
 """Tasks for lm-eval as a folder of files. What these prevent: a folder that looks like data and runs somebody's Python."""
 
 import builtins
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from hf_shrink import Recipe
 from hf_shrink.errors import RecipeError, ResourceError, SecurityError
+from hf_shrink.measured import MEASURED, _asked, forget_other_tasks
 from hf_shrink.measurement.config import LmEvalConfig
 from hf_shrink.measurement.harness_folder import check_folder, digest
+from hf_shrink.measurement.harness_lengths import watch_lengths
 from hf_shrink.measurement.harness_tasks import check_tasks
+from hf_shrink.workspace import Workspace
 
 TASK = "task: mine\ndataset_path: json\ndoc_to_text: '{{text}}'\n"
 
@@ -90,3 +94,61 @@ def test_a_missing_package_is_named_before_anything_is_trained(monkeypatch: pyte
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(ResourceError, match=r"pip install 'hf-shrink\[lm-eval\]'"):
         check_tasks(LmEvalConfig(tasks=("arc_easy",)), download=False)
+
+
+class Asked:
+    """Stands for lm-eval's model: eight tokens fit, a word is a token."""
+
+    max_length = 8
+
+    def __init__(self) -> None:
+        self.weighed, self.written = [], []
+
+    def tok_encode(self, text: str) -> list[int]:
+        return [0] * len(text.split())
+
+    def tok_batch_encode(self, strings: list[str], left_truncate_len: int | None = None, truncation: bool = False) -> None:
+        self.written += [(text, left_truncate_len, truncation) for text in strings]
+
+    def _loglikelihood_tokens(self, requests: list, disable_tqdm: bool = False) -> str:
+        self.weighed += requests
+        return "scores"
+
+
+def test_what_does_not_fit_is_counted_at_both_doors_and_goes_through_as_it_came():
+    """By hand: of an answer the last token is not read, so nine fit; of a text to be continued as many as lm-eval leaves."""
+    asked = Asked()
+    fitting = watch_lengths(asked)
+    requests = [(("", ""), [0] * 8, [0]), (("", ""), [0] * 8, [0, 0]), (("", ""), [0], [0])]
+    assert asked._loglikelihood_tokens(requests, disable_tqdm=True) == "scores" and asked.weighed == requests
+    asked.tok_batch_encode(["a b c", "a b c d"], left_truncate_len=3, truncation=True)
+    asked.tok_batch_encode(["a " * 20])
+    assert (fitting.most, fitting.asked, fitting.cut) == (8, 5, 2)
+    assert asked.written == [("a b c", 3, True), ("a b c d", 3, True), ("a " * 20, None, False)]
+
+
+def leaving(text: str, known: dict[str, str]) -> Callable[[Path], dict[str, str]]:
+    """A stage that leaves a file, and what is to be known of it."""
+    return lambda fresh: known if (fresh / "file").write_text(text) else {}
+
+
+def test_what_was_measured_by_other_tasks_is_forgotten_and_nothing_else(tmp_path: Path):
+    """A finished run would go on showing the scores of the prompt that was there before."""
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "a.yaml").write_text(TASK)
+    section = f"measurement: {{lm_eval: {{tasks: [mine], folder: {tmp_path / 'tasks'}}}}}\n"
+    text = "version: 1\ntask: causal-lm\nmodel: m\noutput_dir: o\ndata: {dataset: d}\n"
+    with_tasks, without = Recipe.from_text(text + section), Recipe.from_text(text)
+    work = Workspace(tmp_path / "run")
+    work.begin({}, {})
+    for stage, known in (("student", {}), (MEASURED, _asked(with_tasks)), ("report", {})):
+        work.write_stage(stage, leaving(stage, known))
+    forget_other_tasks(with_tasks, work)
+    assert work.result("report") is not None
+    (tmp_path / "tasks" / "a.yaml").write_text(TASK.replace("{{text}}", "{{text}} "))
+    forget_other_tasks(with_tasks, work)
+    assert work.result(MEASURED) is None and work.result("report") is None and work.result("student") is not None
+    work.write_stage(MEASURED, leaving("anew", _asked(without)))
+    forget_other_tasks(without, work)
+    assert work.result(MEASURED) == {}
+    work.close()
