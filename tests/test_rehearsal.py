@@ -16,6 +16,7 @@ from hf_shrink.errors import IntegrityError
 from hf_shrink.loading.save import save
 from hf_shrink.publishing import usage
 from hf_shrink.publishing.card import for_repo, render
+from hf_shrink.publishing.readme import make_card
 from hf_shrink.publishing.sections import parse
 from hf_shrink.rehearsal import rehearse
 from hf_shrink.tasks import TASKS
@@ -131,12 +132,18 @@ def test_code_that_fails_makes_no_card_and_loses_nothing(own: Path, monkeypatch:
     assert "label" in before["usage"]["model"]["printed"] and before["usage"]["onnx"]["printed"].startswith("[[")
     card = (folder / "README.md").read_text()
     assert card.count("Executed when this card was made") == 2
+    assert not make_card(folder, rehearse=rehearse).changed
     for name in ("hf_shrink_report.json", "README.md"):
         (folder / name).unlink()
     with monkeypatch.context() as broken:
         broken.setitem(usage._CALLS, "text-classification", "print(model.words)")
         with pytest.raises(IntegrityError, match=r"line 4 of its code.*: print\(model\.words\)") as error:
             run(quickstart())
+        assert not (folder / "hf_shrink_report.json").exists()
+        (folder / "hf_shrink_report.json").write_text(json.dumps(before))
+        with pytest.raises(IntegrityError, match="line 4 of its code"):
+            make_card(folder, rehearse=rehearse)
+        (folder / "hf_shrink_report.json").unlink()
     assert error.value.code == 5 and len(str(error.value).splitlines()) == 3 and str(own) not in str(error.value)
     assert (folder / "model.safetensors").exists() and not (folder / "README.md").exists()
     assert run(quickstart()).report["usage"] == before["usage"]
