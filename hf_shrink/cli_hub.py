@@ -63,11 +63,12 @@ def card(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the card again from the report. What you wrote beside its generated parts stays."""
+    """Write the card again from the report, if its code runs. What you wrote beside its generated parts stays."""
     from hf_shrink.publishing.readme import make_card
+    from hf_shrink.rehearsal import rehearse
 
     with contextlib.redirect_stdout(sys.stderr):
-        result = make_card(folder, overwrite=overwrite)
+        result = make_card(folder, overwrite=overwrite, rehearse=rehearse)
     show(result, as_json)
 
 

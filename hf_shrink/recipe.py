@@ -34,6 +34,8 @@ from hf_shrink.yaml_source import MAX_BYTES, Place, Source, decode, parse
 
 _SHOWN = 20
 _COLLECTED = 100
+_OWN = ("loss", "criterion")
+"""Keys whose value may be a user's function in Python."""
 
 
 class Recipe(Config):
@@ -198,10 +200,10 @@ class Recipe(Config):
 
 
 def _with_functions(value: Any) -> Any:
-    """``value`` with each loss that is a function's name, ``my_module.my_function``, marked as one."""
+    """``value`` with each loss or criterion that is a function's name, ``my_module.my_function``, marked as one."""
     if isinstance(value, Mapping):
         return {
-            key: Recorded(inner) if key == "loss" and isinstance(inner, str) and "." in inner else _with_functions(inner)
+            key: Recorded(inner) if key in _OWN and isinstance(inner, str) and "." in inner else _with_functions(inner)
             for key, inner in value.items()
         }
     return [_with_functions(item) for item in value] if isinstance(value, list) else value

@@ -20,6 +20,7 @@ from hf_shrink.publishing.readme import write_card
 from hf_shrink.publishing.selection import CARD
 from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
+from hf_shrink.rehearsal import rehearse
 from hf_shrink.workspace import Workspace
 
 RECIPE = "hf_shrink_recipe.yaml"
@@ -37,7 +38,9 @@ def fingerprints(recipe: Recipe, prepared: Prepared) -> dict[str, str]:
 def write_report(
     recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measured, kept: Kept | None, *, overwrite: bool = False
 ) -> dict[str, Any]:
-    """Write the three files beside the model, and return the report. People may edit the card, so the manifest leaves it out.
+    """Run the card's code, write the three files beside the model, and return the report.
+
+    People may edit the card, so the manifest leaves it out.
 
     Args:
         recipe: of the run.
@@ -46,20 +49,26 @@ def write_report(
         measured: the numbers of all stages.
         kept: what the gate lets stand; None where there is no gate.
         overwrite: replace our parts of a card that is there, even where they were edited.
-    """
 
-    report = _report(recipe, prepared, work, measured, kept)
+    Raises:
+        IntegrityError: the card's code does not run; neither card nor report is written.
+    """
+    is_done = work.result("report") is not None
+    if is_done:
+        report = dict(json.loads((work.folder / NAME).read_text(encoding="utf-8")))
+    else:
+        say("report: begins")
+        report = _report(recipe, prepared, work, measured, kept)
+        report["usage"] = rehearse(report, work.folder)
 
     def write(fresh: Path) -> dict[str, Any]:
         (fresh / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         return {}
 
-    is_done = work.result("report") is not None
     if not is_done or not (work.folder / CARD).is_file():
         write_card(work.folder, report, overwrite=overwrite)
     if not is_done:
-        say("report: begins")
         work.write_artefact("report", write)
     return dict(json.loads((work.folder / NAME).read_text(encoding="utf-8")))
 
@@ -70,6 +79,7 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
     final: Mapping[str, Any] = work.result("final") or {}
     graphs: Mapping[str, Any] = {} if FOLDER in dropped else work.result(FOLDER) or {}
     trained = sum((work.result(stage) or {}).get("seconds", 0.0) for stage in ("teacher", "student", "recovered"))
+    inputs = {name: value for name, value in work.manifest["inputs"].items() if not name.startswith("fingerprint")}
     gone = [report.to_stage() for report in measured.reports if report.name in dropped]
     return {
         "schema_version": 1,
@@ -90,6 +100,7 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         **({"onnx": dict(graphs)} if graphs else {}),
         "tier": final["tier"],
         "reload": {"max_difference": final["max_difference"]},
+        "weights": {name: value for name, value in inputs.items() if value not in ("", "None")},
         "data": prepared.splits.source,
         "label_names": list(prepared.splits.label_names),
         "environment": measured.environment,

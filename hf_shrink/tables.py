@@ -36,10 +36,11 @@ class Recorded:
 def own_name(value: Any) -> str:
     """What reports and errors call an entry: its name, or where a user's function comes from, ``my_module.my_function``.
 
-    What wraps a function, as ``Loss`` does, goes by the function's name; an object without one by that of its class.
+    What wraps a function, as ``Loss`` and ``Criterion`` do, goes by the function's name; an object without one by that of its
+    class.
     """
     if isinstance(value, str | Recorded):
         return str(value)
-    inner = getattr(value, "function", None) or value
+    inner = getattr(value, "function", None) or getattr(value, "unit", None) or value
     name = getattr(inner, "__qualname__", None) or type(inner).__qualname__
     return f"{getattr(inner, '__module__', None) or type(inner).__module__}.{name}"

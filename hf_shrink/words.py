@@ -114,7 +114,7 @@ def _amounts(entries: Sequence[PruningConfig], prunes: PruningPlan) -> Iterator[
         multiple = max(row.multiple for row in rows)
         rounded = f", in multiples of {multiple}" if multiple > 1 else ""
         shared = "" if entry.allocation == "uniform" else f", shared out by {entry.allocation} scores"
-        yield entry, f"{entry.structure}: {amount} in {len(rows)} places{rounded}{shared}, by {entry.criterion}"
+        yield entry, f"{entry.structure}: {amount} in {len(rows)} places{rounded}{shared}, by {own_name(entry.criterion)}"
 
 
 def quantization_words(config: QuantizationConfig, modules: int) -> str:

@@ -66,7 +66,7 @@ LAYERS = [
     {"teaching", "recovery_plan"},
     {"plan"},
     {"resume", "judging", "inspection", "shortcut", "trained", "measured"},
-    {"sensitivity", "verification", "gated"},
+    {"sensitivity", "verification", "gated", "rehearsal"},
     {"job", "report"},
     {"pages"},
     {"trainings", "recovering"},

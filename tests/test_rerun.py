@@ -1,13 +1,17 @@
 """A run that is started again: what it keeps, makes anew or refuses. What these prevent: hours of training done twice,
 results of two recipes mixed in one folder, and a user's files overwritten."""
 
+import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from hf_shrink import run
+from hf_shrink import Recipe, run
 from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
+from hf_shrink.files import sha256
+from hf_shrink.publishing.selection import select
 from tests.project import digests, quickstart
 
 
@@ -54,6 +58,28 @@ def test_an_accepted_change_runs_only_the_stages_it_reaches(own: Path):
     assert after["stages/student/model.safetensors"] == before["stages/student/model.safetensors"]
     assert after["model.safetensors"] != before["model.safetensors"]
     assert outcome.report["recipe"]["quantization"] == [{"bits": 4}, {"backend": "onnx"}]
+
+
+def test_a_published_recipe_makes_the_same_model_with_the_same_quality(own: Path):
+    """The promise of `Reproduce` on the card: from the files that were published, in another place, with local things named."""
+    (own / "published").mkdir()
+    for each in select(own / "runs/quickstart").uploads:
+        if each.name.startswith("hf_shrink_"):
+            (own / "published" / each.name).write_bytes(each.read())
+    (own / "base").rename(own / "mine")
+    said = json.loads((own / "published/hf_shrink_report.json").read_text())
+    mine = {"model": "mine", "teacher.model": "mine", "data.dataset": "data"}
+    asked = re.findall(r"--set (\S+)=\.\.\.", (own / "runs/quickstart/README.md").read_text())
+    assert asked == list(mine), "what the card asks for is what is missing"
+    overrides = [*(f"{key}={mine[key]}" for key in asked), "output_dir=runs/again", "measurement.memory=false"]
+    outcome = run(Recipe.from_pretrained(own / "published", overrides=overrides))
+    scores = [
+        {(s["name"], m["name"]): m["value"] for s in r["stages"] for m in s["measurements"] if m.get("interval")}
+        for r in (said, outcome.report)
+    ]
+    assert scores[0] == scores[1] and ("quantized", "accuracy") in scores[0]
+    assert sha256(outcome.folder / "model.safetensors") == sha256(own / "runs/quickstart/model.safetensors")
+    assert outcome.report["usage"] == said["usage"]
 
 
 @pytest.mark.parametrize("key", ["quantization.0.bit", "seed"])

@@ -3,6 +3,8 @@
 Imported while transformers itself is half imported (see ``register``), so only what is there by then is imported on top.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -215,6 +217,19 @@ class ShrinkQuantizer(HfQuantizer):
 # Assigned, because transformers' own register functions refuse a second time: a reload would fail, or leave the old classes.
 AUTO_QUANTIZATION_CONFIG_MAPPING[METHOD] = ShrinkConfig
 AUTO_QUANTIZER_MAPPING[METHOD] = ShrinkQuantizer
+
+
+@contextmanager
+def unregistered() -> Iterator[None]:
+    """transformers as it is where nobody has imported hf_shrink: it refuses what only we can load."""
+    tables: tuple[dict[str, Any], ...] = (AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_QUANTIZER_MAPPING)
+    ours = [table.pop(METHOD) for table in tables]
+    try:
+        yield
+    finally:
+        for table, entry in zip(tables, ours, strict=True):
+            table[METHOD] = entry
+
 
 _MERGE = "merge_quantization_configs"
 _theirs = getattr(AutoHfQuantizer, _MERGE)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from hf_shrink.config import Config, Listed, Names
 from hf_shrink.errors import RecipeError
-from hf_shrink.tables import pick
+from hf_shrink.tables import Recorded, own_name, pick
 
 Structure = Literal["unstructured", "n_of_m", "block", "heads", "ffn", "layers", "hidden", "vocabulary"]
 Pair = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], Listed]
@@ -134,10 +134,19 @@ class PruningConfig(Config):
         from hf_shrink.pruning.criteria import CRITERIA, Criterion  # here, so that reading the schema leaves torch unimported
 
         if isinstance(criterion, str):
+            if "." in criterion:
+                raise ValueError(
+                    f"{criterion!r:.80} is not in the table: a recipe cannot carry a function of your own. "
+                    "Pass it in Python as PruningConfig(criterion=my_function), or name a criterion of the table."
+                )
             pick(dict.fromkeys([*CRITERIA, *_SPECIAL]), criterion, "criterion")
-        elif not isinstance(criterion, Criterion | Callable):
+        elif not isinstance(criterion, Criterion | Recorded | Callable):
             raise ValueError(f"must be a name, a Criterion or a function (weight, stats) -> scores, got {criterion!r:.60}.")
         return criterion
+
+    @field_serializer("criterion")
+    def _by_its_name(self, criterion: Any) -> str:
+        return own_name(criterion)
 
     @field_validator("schedule")
     @classmethod

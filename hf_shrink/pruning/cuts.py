@@ -13,6 +13,7 @@ from hf_shrink.pruning.criteria import as_criterion
 from hf_shrink.pruning.hidden import cut_hidden, hidden_to_keep, hidden_width
 from hf_shrink.pruning.layers import LAYER_CRITERIA, count_layers, drop_layers, layers_to_keep, removed_layers
 from hf_shrink.pruning.sums import GIVEN
+from hf_shrink.tables import own_name
 
 _STRUCTURES = ("layers", "hidden")
 
@@ -56,7 +57,7 @@ def cut_words(model: Any, configs: PruningConfig | Sequence[PruningConfig]) -> l
     """One sentence for each entry that is cut at once, before training; only shapes of ``model`` are read."""
     words = []
     for entry, config in cuts_of(configs):
-        by = getattr(config.criterion, "__name__", config.criterion)
+        by = own_name(config.criterion)
         if config.structure == "layers":
             total = count_layers(model, entry)
             words.append(f"drops {removed_layers(model, config, entry)} of {total} layers, by {by}")

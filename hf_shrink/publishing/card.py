@@ -22,10 +22,10 @@ from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.values import Report
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.publishing.checks import metadata_of
-from hf_shrink.publishing.metadata import metadata, title
+from hf_shrink.publishing.metadata import base_model, metadata, title
 from hf_shrink.publishing.private import published
 from hf_shrink.publishing.sections import assembled, mark, merged, parse, parts_of, replaced
-from hf_shrink.publishing.usage import graph_usage, usage
+from hf_shrink.publishing.usage import codes, executed
 from hf_shrink.quantization.mixed_table import LayerBits
 from hf_shrink.yaml_core import write
 
@@ -148,16 +148,15 @@ def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None,
         "task": recipe.get("task"),
         "tier": report.get("tier"),
         "packed": precision if precision.endswith("-bit") else None,
-        "usage": _fenced(
-            usage(str(recipe.get("task")), report.get("tier"), repo_id, revision, recovery.get("base_tier")), "python"
-        ),
-        "onnx": _fenced(graph_usage(str(recipe.get("task")), repo_id, revision), "python") if report.get("onnx") else None,
+        "code": _code(report, repo_id, revision),
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
         "recipe": _fenced(write(_runnable(recipe)).strip(), "yaml") if recipe else None,
+        "local_keys": _local_keys(recipe, report.get("data") or {}),
+        "weights": report.get("weights") or {},
         "remarks": report.get("remarks") or [],
         "license": clean(given.get("license") or ""),
-        "base_model": clean(given.get("base_model") or ""),
+        "base_model": base_model(report),
         "version": report.get("hf_shrink"),
         "environment": report.get("environment") or {},
         "data": report.get("data") or {},
@@ -167,6 +166,26 @@ def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None,
         "graph_verdict": verdict(table, graph) if table and graph is not None else None,
         **_scores(final),
     }
+
+
+def _code(report: Mapping[str, Any], repo_id: str | None, revision: str | None) -> dict[str, dict[str, Any]]:
+    """Each piece of code, with what it printed as comments, and whether it was executed."""
+    found = {}
+    for piece, text in codes(report, repo_id, revision).items():
+        printed, told = executed(report, piece)
+        found[piece] = {"text": _fenced("\n".join([text, *(f"# {line}" for line in printed)]), "python"), "executed": told}
+    return found
+
+
+def _local_keys(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
+    """Keys of the recipe that name what only its author has, as far as it is known."""
+    teacher = recipe.get("teacher") or {}
+    teachers = {"teacher": teacher} if isinstance(teacher, Mapping) else {f"teacher.{i}": t for i, t in enumerate(teacher)}
+    named = {"model": recipe.get("model"), **{f"{key}.model": each.get("model") for key, each in teachers.items()}}
+    found = [key for key, value in named.items() if str(value or "").startswith("local: ")]
+    dataset = str((recipe.get("data") or {}).get("dataset") or "")
+    from_files = any(str(key).startswith("sha256") for key in data) and not dataset.startswith("package:")
+    return found + (["data.dataset"] if from_files or dataset.startswith("local: ") else [])
 
 
 def _runnable(recipe: Mapping[str, Any]) -> dict[str, Any]:

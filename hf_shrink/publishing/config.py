@@ -13,7 +13,7 @@ class PublishingConfig(Config):
     model_name: str | None = Field(None, min_length=1, description="Title of the card; null takes the name of output_dir.")
     license: str | None = Field(None, description="Licence id, as the base model's licence allows, e.g. apache-2.0.")
     language: Names = Field((), description="ISO codes of the languages, e.g. [en].")
-    base_model: str | None = Field(None, description="Hub id of the base model, where `model` is a path or a package.")
+    base_model: str | None = Field(None, description="Hub id of the base model; null takes `model` where it came from the Hub.")
     tags: Names = Field((), description="Further tags.")
     push_to: str | None = Field(
         None,

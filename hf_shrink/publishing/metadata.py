@@ -12,6 +12,7 @@ from hf_shrink.publishing.private import last_name
 from hf_shrink.tasks import TASKS
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _FILES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
@@ -21,14 +22,14 @@ def metadata(report: Mapping[str, Any], final: Report | None) -> dict[str, Any]:
     publishing = recipe.get("publishing") or {}
     dataset = str((recipe.get("data") or {}).get("dataset") or "")
     from_files = any(str(key).startswith("sha256") for key in report.get("data") or {})  # a folder may be called owner/name
-    base = clean(publishing.get("base_model") or "")
+    base = base_model(report)
     found = {
         "library_name": "transformers",
         "pipeline_tag": _pipeline(recipe),
         "license": publishing.get("license"),
         "language": publishing.get("language"),
         "base_model": base,
-        "base_model_relation": ("quantized" if _quantization(recipe) else "finetune") if base else None,
+        "base_model_relation": relation(recipe) if base else None,
         "datasets": [dataset] if hub_id(dataset) and not from_files else None,
         "tags": tags(recipe),
         "metrics": list(dict.fromkeys(metric["type"] for metric in _metrics(final))),
@@ -51,6 +52,31 @@ def _made(report: Mapping[str, Any]) -> Mapping[str, Any]:
 def _entries(recipe: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     given = recipe.get("quantization") or []
     return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def base_model(report: Mapping[str, Any]) -> str:
+    """The name that was given; else that of the model which the run began with, where it is known to be of the Hub."""
+    recipe = report.get("recipe") or {}
+    given, began = (recipe.get("publishing") or {}).get("base_model"), str(recipe.get("model") or "")
+    is_of_hub = _COMMIT.fullmatch(str((report.get("weights") or {}).get("model"))) is not None
+    return clean(given or "") or (clean(began) if is_of_hub and not began.startswith("local:") else "")
+
+
+def relation(recipe: Mapping[str, Any]) -> str:
+    """What the model is to its base, in the Hub's four words, of which ``merge`` never fits.
+
+    ``finetune`` where its weights are others: trained, or fewer. ``adapter`` where all that was learnt lies beside them.
+    ``quantized`` where they are only stored in fewer bits.
+    """
+    training, student, recovery = recipe.get("training") or {}, recipe.get("student") or {}, recipe.get("recovery")
+    is_trained = training.get("num_train_epochs", 3) != 0 or training.get("max_steps", -1) not in (-1, 0)
+    starts_elsewhere = student.get("start", "model") != "model"  # from random weights, or from a teacher
+    is_cut = bool(recipe.get("pruning")) or student.get("layers") is not None
+    if is_trained or starts_elsewhere or is_cut or (recovery or {}).get("method") == "qat":
+        return "finetune"
+    if recovery is not None and recovery.get("keep", "adapter") == "adapter":
+        return "adapter"
+    return "quantized" if _quantization(recipe) else "finetune"
 
 
 def title(report: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """The card as a file: made from the report, with what somebody wrote into it kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,18 @@ class WrittenCard:
         return Text("\n".join([*lines, f"{'wrote' if self.changed else 'unchanged:'} {self.card}"]))
 
 
-def make_card(folder: str | Path, *, overwrite: bool = False) -> WrittenCard:
+def make_card(
+    folder: str | Path,
+    *,
+    overwrite: bool = False,
+    rehearse: Callable[[Mapping[str, Any], Path], object] | None = None,
+) -> WrittenCard:
     """Write the card of a finished run again from its report, and keep what somebody wrote beside our parts.
 
     Args:
         folder: of a finished run, or of a published model.
         overwrite: replace our parts even where they were edited, and a card without our marks.
+        rehearse: is given report and folder, where a model lies in it, and raises if the card's code does not run there.
 
     Raises:
         RecipeError: something would be lost without ``overwrite``. MismatchError: there is no report.
@@ -63,6 +69,8 @@ def make_card(folder: str | Path, *, overwrite: bool = False) -> WrittenCard:
         raise IntegrityError(f"{place.name}/{REPORT}: not valid JSON; run the recipe again.") from None
     if not isinstance(report, dict):
         raise IntegrityError(f"{place.name}/{REPORT}: not a report of hf_shrink.")
+    if rehearse is not None and (place / "config.json").is_file():
+        rehearse(report, place)
     return write_card(place, report, overwrite=overwrite)
 
 

@@ -1,7 +1,11 @@
 """The few lines that use a published model."""
 
+import hashlib
 import json
+from collections.abc import Mapping
+from typing import Any
 
+from hf_shrink.markdown import clean
 from hf_shrink.tasks import TASKS
 
 _CALLS = {
@@ -53,6 +57,41 @@ print(vectors @ vectors.T)  # how alike the texts are, from -1 to 1""",
 
 FOLDER = "path/to/this/folder"
 """What stands for the model where nobody knows its name on the Hub."""
+
+
+def codes(report: Mapping[str, Any], repo_id: str | None = None, revision: str | None = None) -> dict[str, str]:
+    """The code that a card shows: for the ``model`` where the task is known, and for the ``onnx`` graph where there is one.
+
+    Args:
+        report: plain data, as the run left it.
+        repo_id: name on the Hub; None writes a folder to fill in.
+        revision: branch there.
+    """
+    task, recovery = (report.get("recipe") or {}).get("task"), report.get("recovery") or {}
+    if not task:
+        return {}
+    found = {"model": usage(str(task), report.get("tier"), repo_id, revision, recovery.get("base_tier"))}
+    return {**found, "onnx": graph_usage(str(task), repo_id, revision)} if report.get("onnx") else found
+
+
+def fingerprint(code: str) -> str:
+    """SHA-256 of code without the name of a model, by which a report knows what was executed."""
+    return hashlib.sha256(code.encode()).hexdigest()
+
+
+def executed(report: Mapping[str, Any], piece: str) -> tuple[list[str], str]:
+    """What the report says of executing a piece of ``codes``: the lines that it printed, and a sentence about it.
+
+    Both are empty where it says nothing, or where it is about other code than this version writes.
+    """
+    known, code = (report.get("usage") or {}).get(piece) or {}, codes(report).get(piece, "")
+    if known.get("sha256") != fingerprint(code):
+        return [], ""
+    if reason := known.get("not_executed"):
+        return [], f"Not executed here: {clean(reason)}."
+    lines = [clean(line) for line in str(known.get("printed") or "").splitlines()]
+    told = "the comments at its end are what it printed" if lines else "it printed nothing"
+    return lines, f"Executed when this card was made, with the folder in the place of the name; {told}."
 
 
 def usage(
@@ -107,7 +146,7 @@ def graph_usage(task: str, repo_id: str | None = None, revision: str | None = No
     if task == "causal-lm":
         return f"{opening}print([each.name for each in session.get_inputs()])  # tokens, mask, places, and the cache"
     return (
-        f'{opening}tokens = tokenizer("Put a text here.", return_tensors="np")\n'
+        f'{opening}tokens = tokenizer("Put a text here.", return_tensors="np", return_token_type_ids=True)\n'
         "print(session.run(None, {each.name: tokens[each.name] for each in session.get_inputs()})[0])"
     )
 

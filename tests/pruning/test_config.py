@@ -48,6 +48,7 @@ def test_an_empty_window_is_refused(begin, end):
         ({"interval": 5, "schedule": "constant"}, "interval 5 would be ignored with schedule: constant"),
         ({"allocation": "sensitivity", "budget": "latency"}, "zeros of structure: unstructured save no time"),
         ({"when": "before", "end_step": 5}, "end_step would be ignored with when: before"),
+        ({"criterion": "my_scores.own"}, "cannot carry a function of your own"),
         ({"criterion": 3}, r"criterion: must be a name, a Criterion or a function \(weight, stats\) -> scores, got 3"),
         ({"round_to": 8}, "round_to 8 would be ignored with structure: unstructured"),
     ],

@@ -102,4 +102,4 @@ def test_a_function_is_named_in_words():
         return weight
 
     words = cut_words(tiny.tiny_classifier(), PruningConfig(structure="hidden", sparsity=0.5, criterion=first_rows))
-    assert words == ["cuts the hidden width from 32 to 16, by first_rows"]
+    assert words == [f"cuts the hidden width from 32 to 16, by {__name__}.{first_rows.__qualname__}"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from hf_shrink.publishing.card import render
-from hf_shrink.publishing.metadata import hub_id, metadata
+from hf_shrink.publishing.metadata import hub_id, metadata, relation
 from tests.publishing.report import report
 from tests.publishing.test_card import without_marks
 
@@ -51,6 +51,52 @@ def test_what_is_not_given_is_not_guessed():
     assert "quantized" not in head["tags"]
     data["recipe"]["publishing"] = {"base_model": "a/b"}
     assert ModelCard(render(data)).data.to_dict()["base_model_relation"] == "finetune"
+
+
+def test_a_base_from_the_hub_is_named_where_its_commit_proves_it():
+    """Half of the cards on the Hub say not what they were made from; a folder called owner/name is no proof."""
+    data = report(weights={"model": "ab" * 20})
+    data["recipe"] |= {"model": "google-bert/bert-base-uncased", "publishing": {"license": "apache-2.0"}}
+    card = render(data)
+    head = ModelCard(card).data.to_dict()
+    assert (head["base_model"], head["base_model_relation"]) == ("google-bert/bert-base-uncased", "finetune")
+    assert "terms of the base model (google-bert/bert-base-uncased) hold" in card
+    data["weights"]["model"] = "ab" * 32  # sha256 of a file
+    assert "base_model" not in ModelCard(render(data)).data.to_dict()
+
+
+def test_what_was_local_is_asked_for_in_the_command():
+    """As it stands the command would look for the author's folders, or take a stranger's data set of the same name."""
+    data = report(weights={"model": "ab" * 32})
+    assert "hf-shrink run hf_shrink_recipe.yaml --set teacher.model=...\n```" in render(data)
+    assert f"- weights of model: {'ab' * 32}\n" in render(data)
+    data["recipe"]["teacher"] = [{"model": "a/b"}, {"model": "/home/somebody/t"}]
+    data["data"] = {"dataset": "texts", "sha256 of train.csv": "ab"}
+    assert "hf_shrink_recipe.yaml --set teacher.1.model=... --set data.dataset=...\n```" in render(data)
+    data["data"], data["recipe"]["teacher"] = {}, None
+    assert "hf-shrink run hf_shrink_recipe.yaml\n```" in render(data) and "author's machine" not in render(data)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "quantized"),
+        ({"quantization": None}, "finetune"),
+        ({"training": {"max_steps": 10, "num_train_epochs": 0}}, "finetune"),
+        ({"training": {}}, "finetune"),
+        ({"pruning": [{"structure": "ffn", "sparsity": 0.5}]}, "finetune"),
+        ({"student": {"layers": 3}}, "finetune"),
+        ({"student": {"start": "teacher"}}, "finetune"),
+        ({"recovery": {}}, "adapter"),
+        ({"recovery": {"keep": "merge"}}, "quantized"),
+        ({"recovery": {"method": "qat", "training": {"max_steps": 5}}}, "finetune"),
+        ({"recovery": {}, "training": {}}, "finetune"),
+    ],
+)
+def test_the_relation_to_the_base_says_whether_the_weights_are_still_its(changes, expected):
+    """The Hub lists what is ``quantized`` among the base's own files: a classifier for colours is none of them."""
+    recipe = {"training": {"num_train_epochs": 0}, "quantization": {"bits": 4}}
+    assert relation({**recipe, **changes}) == expected
 
 
 class Tags(HTMLParser):

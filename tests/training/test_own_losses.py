@@ -1,12 +1,13 @@
 """A loss of one's own, passed as a function. What these prevent: a mean inside it that lets padding count, an option it never
 gets, a run that cannot say by what it was trained."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from hf_shrink import DistillationConfig, LossTerm, Recipe, run
+from hf_shrink import DistillationConfig, LossTerm, PruningConfig, Recipe, run
 from hf_shrink.distillation.losses import Loss
 from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.errors import RecipeError
@@ -29,6 +30,10 @@ def crosswise(student, teacher, *, labels):
 
 def between_states(student, teacher):
     return (student - teacher).square().mean(-1)
+
+
+def own_scores(weight, stats):
+    return weight.abs().sqrt()
 
 
 def trained(loss, folder, *, family="bert", task="classification", temperature=1.0, **words):
@@ -125,14 +130,23 @@ distillation: {{losses: [{{}}]}}
 training: {words}
 measurement: {{batch_sizes: [1], length: 16, runs: 3, bootstrap: 100, threads: 1, memory: false}}
 """)
-    own = plain.model_copy(update={"distillation": DistillationConfig(losses=(LossTerm(loss=own_kl, temperature=2.0),))})
-    name = f"{__name__}.own_kl"
-    assert any(f"x {name} at temperature 2" in line for stage in make_plan(own).stages for line in stage.does)
+    own = plain.model_copy(
+        update={
+            "distillation": DistillationConfig(losses=(LossTerm(loss=own_kl, temperature=2.0),)),
+            "pruning": (PruningConfig(structure="ffn", criterion=own_scores, sparsity=0.5),),
+        }
+    )
+    name, scores = f"{__name__}.own_kl", f"{__name__}.own_scores"
+    does = [line for stage in make_plan(own).stages for line in stage.does]
+    assert any(f"x {name} at temperature 2" in line for line in does) and any(f"by {scores}" in line for line in does)
     report = run(own).report
     assert report["recipe"]["distillation"]["losses"] == [{"loss": name, "temperature": 2.0}]
-    assert f"loss: {name}" in (tmp_path / "runs/own/hf_shrink_recipe.yaml").read_text()
+    assert report["recipe"]["pruning"] == [{"structure": "ffn", "criterion": scores, "sparsity": 0.5}]
+    assert f"loss: {name}" in (written := (tmp_path / "runs/own/hf_shrink_recipe.yaml").read_text())
+    assert f"criterion: {scores}" in written and " at 0x" not in json.dumps(report)
     assert run(own).report == report  # the manifest's recipe is the same one
     with pytest.raises(RecipeError, match=r"distillation\.losses\.0\.loss"):
         run(plain)
-    with pytest.raises(RecipeError, match="cannot carry a function of your own"):
+    with pytest.raises(RecipeError, match="cannot carry a function of your own") as refused:
         Recipe.from_yaml(tmp_path / "runs/own/hf_shrink_recipe.yaml")
+    assert "pruning.0.criterion" in str(refused.value) and "distillation.losses.0.loss" in str(refused.value)
