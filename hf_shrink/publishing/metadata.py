@@ -63,19 +63,10 @@ def base_model(report: Mapping[str, Any]) -> str:
 
 
 def relation(recipe: Mapping[str, Any]) -> str:
-    """What the model is to its base, in the Hub's four words, of which ``merge`` never fits.
+    """What the model is to its base: ``quantized`` where its weights are stored in fewer bits, whatever was done before that.
 
-    ``finetune`` where its weights are others: trained, or fewer. ``adapter`` where all that was learnt lies beside them.
-    ``quantized`` where they are only stored in fewer bits.
+    Of the Hub's four words ``finetune`` is all that is left for what is pruned, distilled or trained alone.
     """
-    training, student, recovery = recipe.get("training") or {}, recipe.get("student") or {}, recipe.get("recovery")
-    is_trained = training.get("num_train_epochs", 3) != 0 or training.get("max_steps", -1) not in (-1, 0)
-    starts_elsewhere = student.get("start", "model") != "model"  # from random weights, or from a teacher
-    is_cut = bool(recipe.get("pruning")) or student.get("layers") is not None
-    if is_trained or starts_elsewhere or is_cut or (recovery or {}).get("method") == "qat":
-        return "finetune"
-    if recovery is not None and recovery.get("keep", "adapter") == "adapter":
-        return "adapter"
     return "quantized" if _quantization(recipe) else "finetune"
 
 

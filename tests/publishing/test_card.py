@@ -26,7 +26,7 @@ def test_the_card_loads_with_the_hub_s_own_reader(tmp_path):
     assert data.library_name == "transformers" and data.pipeline_tag == "text-classification"
     assert data.license == "apache-2.0" and data.language == ["en"]
     assert data.base_model == "sentence-transformers/all-MiniLM-L6-v2"
-    assert data.to_dict()["base_model_relation"] == "finetune"
+    assert data.to_dict()["base_model_relation"] == "quantized"
     assert data.datasets == ["nyu-mll/glue"] and data.metrics == ["accuracy"]
     assert data.tags == ["hf-shrink", "distilled", "pruned", "quantized", "int8", "medical"]
     (result,) = data.eval_results
