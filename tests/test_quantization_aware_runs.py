@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 
 from hf_shrink import Recipe, gated, pipeline, recovering, run
 from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.files import sha256
-from hf_shrink.loading.save import save
 from hf_shrink.measurement.gate import judge_gate
 from hf_shrink.measurement.subjects import load
 from hf_shrink.plan import make_plan
@@ -22,42 +21,21 @@ from hf_shrink.quantization.bitsandbytes import restored, stored_bits
 from hf_shrink.targets import oriented
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.verification import verify_model
-from tests.project import make_lm_project, make_project, tiny_overrides
-from tests.test_recovered_runs import report, value
+from tests.lossy import FOLDER, lossy_run, recipe_of, report, value
+from tests.project import make_project, tiny_overrides
 
 ROOT = Path(__file__).parent.parent
-FOLDER = Path("runs/lm")
 WORDS = "max_steps: 8, per_device_train_batch_size: 8, learning_rate: 1.0e-3, use_cpu: true, save_steps: 3"
-RECIPE = f"""
-version: 1
-task: causal-lm
-model: base
-output_dir: runs/lm
-data: {{dataset: data, max_length: 16}}
-training: {{max_steps: 1, per_device_train_batch_size: 4, use_cpu: true}}
-quantization: {{bits: 4}}
-recovery: {{method: qat, training: {{{WORDS}}}}}
-measurement: {{batch_sizes: [1], length: 16, runs: 3, bootstrap: 100, threads: 1, memory: false}}
-"""
 
 
 def recipe(*overrides: str) -> Recipe:
-    return Recipe.from_text(RECIPE, overrides=overrides)
+    return recipe_of(f"{{method: qat, training: {{{WORDS}}}}}", *overrides)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose base model loses something in 4 bits, with a finished run."""
-    folder = make_lm_project(tmp_path_factory.mktemp("aware"), layers=2)
-    base = AutoModelForCausalLM.from_pretrained(folder / "base")
-    for parameter in base.parameters():
-        if parameter.ndim > 1:
-            parameter.data.mul_(4)
-    save(base, folder / "base")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run(recipe())
-    return folder
+    return lossy_run(tmp_path_factory.mktemp("aware"), recipe())
 
 
 @pytest.fixture

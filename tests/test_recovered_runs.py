@@ -2,7 +2,6 @@
 that makes the model worse, an adapter that stays behind after a roll-back, and a training that begins anew."""
 
 import dataclasses
-import json
 import math
 import re
 import shutil
@@ -17,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_shrink import Recipe, gated, recovering, run
 from hf_shrink.errors import MismatchError, QualityError, RecipeError
 from hf_shrink.files import sha256
-from hf_shrink.loading.save import save
 from hf_shrink.measurement.gate import judge_gate
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import load_model
@@ -25,41 +23,21 @@ from hf_shrink.plan import make_plan
 from hf_shrink.publishing.selection import select
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.verification import verify_model
-from tests.project import make_lm_project, make_project, tiny_overrides
+from tests.lossy import FOLDER, lossy_run, recipe_of, report, value
+from tests.project import make_project, tiny_overrides
 
 ROOT = Path(__file__).parent.parent
-FOLDER = Path("runs/lm")
 WORDS = "max_steps: 6, per_device_train_batch_size: 8, learning_rate: 1.0e-3, use_cpu: true, save_steps: 2"
-RECIPE = """
-version: 1
-task: causal-lm
-model: base
-output_dir: runs/lm
-data: {dataset: data, max_length: 16}
-training: {max_steps: 1, per_device_train_batch_size: 4, use_cpu: true}
-quantization: {bits: 4}
-recovery: {rank: 4, calibration_rows: 16}
-measurement: {batch_sizes: [1], length: 16, runs: 3, bootstrap: 100, threads: 1, memory: false}
-"""
 
 
 def recipe(*overrides: str) -> Recipe:
-    return Recipe.from_text(RECIPE, overrides=overrides)
+    return recipe_of("{rank: 4, calibration_rows: 16}", *overrides)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose base model loses something in 4 bits, with a finished run."""
-    folder = make_lm_project(tmp_path_factory.mktemp("recovered"), layers=2)
-    base = AutoModelForCausalLM.from_pretrained(folder / "base")
-    for parameter in base.parameters():
-        if parameter.ndim > 1:
-            parameter.data.mul_(4)
-    save(base, folder / "base")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        run(recipe())
-    return folder
+    return lossy_run(tmp_path_factory.mktemp("recovered"), recipe())
 
 
 @pytest.fixture
@@ -68,14 +46,6 @@ def own(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     shutil.copytree(finished, tmp_path / "own")
     monkeypatch.chdir(tmp_path / "own")
     return tmp_path / "own"
-
-
-def report(folder: Path = FOLDER) -> dict[str, Any]:
-    return json.loads((folder / "hf_shrink_report.json").read_text())
-
-
-def value(stage: dict[str, Any], name: str) -> float:
-    return next(m["value"] for m in stage["measurements"] if m["name"] == name)
 
 
 def test_the_adapter_lies_beside_the_model_and_every_number_is_about_both(own: Path):

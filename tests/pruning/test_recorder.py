@@ -2,11 +2,6 @@
 statistics of evaluations or of other models, and sums that a resume or a second rank changes."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +12,7 @@ from hf_shrink.pruning.statistics import Recorder, Watched
 from tests import tiny
 from tests.pruning.statistics_worker import GRADIENTS, batch, recorder_of, show
 from tests.pruning.test_statistics import PRODUCTS, Flat, gate_gradients, reader
+from tests.two_ranks import run_on_two
 
 
 def hooks(model):
@@ -226,19 +222,7 @@ def test_the_key_needs_no_data():
 def ranks(tmp_path_factory):
     """The folder where each of two gloo ranks wrote what it found."""
     folder = tmp_path_factory.mktemp("statistics")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    launch = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", port]
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", "tests.pruning.statistics_worker", str(folder)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    run_on_two("tests.pruning.statistics_worker", folder)
     return folder
 
 

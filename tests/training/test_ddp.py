@@ -1,38 +1,19 @@
 """Two processes train one model."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from tests.training.ddp_worker import RUNS, staged, trainer
 from tests.training.runs import gradient_norms
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
+from tests.two_ranks import run_on_two
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """What each of two gloo ranks found."""
     folder = tmp_path_factory.mktemp("ddp")
-    launch = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", free_port()]
-    done = subprocess.run(
-        [sys.executable, "-m", *launch, "-m", "tests.training.ddp_worker", str(folder)],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-5000:]
+    run_on_two("tests.training.ddp_worker", folder)
     return [json.loads((folder / f"rank-{rank}.json").read_text()) for rank in (0, 1)]
 
 
