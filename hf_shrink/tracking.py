@@ -62,10 +62,11 @@ def tell_trackers(recipe: Recipe, work: Workspace, report: Mapping[str, Any]) ->
         work: notes who has been told; a new report is told again.
         report: the contents of ``hf_shrink_report.json``.
     """
-    known = (work.result(TRACKED) or {}).get("told", [])
-    told = [name for name in trackers(recipe.training) if name not in known and _tells(name, recipe, work, report)]
-    if told:
-        work.write_artefact(TRACKED, lambda fresh: {"told": [*known, *told]}, reaches=())
+    told = list((work.result(TRACKED) or {}).get("told", []))
+    for name in trackers(recipe.training):
+        if name not in told and _tells(name, recipe, work, report):
+            told.append(name)
+            work.write_artefact(TRACKED, lambda fresh: {"told": list(told)}, reaches=())
 
 
 def summaries(report: Mapping[str, Any]) -> Iterator[dict[str, float]]:

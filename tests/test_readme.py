@@ -44,6 +44,7 @@ def online(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.mark.parametrize("block", PYTHON, ids=lambda block: block.splitlines()[-1][:30])
 def test_a_python_block_runs(own: Path, block: str):
+    assert "hf_shrink" in block, "nobody's process has it imported already, as this one has"
     done = python(block, cwd=own)
     assert done.returncode == 0, done.stderr[-2000:]
 

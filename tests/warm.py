@@ -1,7 +1,7 @@
 """A command line or a script in a process of its own, without ten seconds of imports: forked from one that has them already.
 
-The process it is forked from has imported libraries and run nothing. What is about imports themselves, about the console
-script, or about variables that libraries read while they are imported needs ``subprocess`` instead.
+The process it is forked from has imported hf_shrink and its libraries and run nothing. What is about imports themselves,
+about the console script, or about variables that libraries read while they are imported needs ``subprocess`` instead.
 """
 
 import multiprocessing
@@ -41,7 +41,10 @@ def python(code: str, *words: str, cwd: Path | None = None) -> Done:
 def _run(what: Callable[[Sequence[str]], None], words: Sequence[str], cwd: Path | None) -> Done:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        process = _SERVER.Process(target=_inside, args=(what, words, str(cwd or Path.cwd()), str(out), str(err)))
+        for path in (out, err):
+            path.touch()
+        place = (str(cwd or Path.cwd()), dict(os.environ), str(out), str(err))
+        process = _SERVER.Process(target=_inside, args=(what, words, *place))
         process.start()
         process.join(300)
         if process.is_alive():
@@ -51,14 +54,14 @@ def _run(what: Callable[[Sequence[str]], None], words: Sequence[str], cwd: Path 
         return subprocess.CompletedProcess(list(words), process.exitcode, out.read_text(), err.read_text())
 
 
-def _inside(what: Callable[[Sequence[str]], None], words: Sequence[str], cwd: str, out: str, err: str) -> None:
-    os.chdir(cwd)
-    for number, path, how in (
-        (0, os.devnull, os.O_RDONLY),
-        (1, out, os.O_WRONLY | os.O_CREAT),
-        (2, err, os.O_WRONLY | os.O_CREAT),
-    ):
+def _inside(
+    what: Callable[[Sequence[str]], None], words: Sequence[str], cwd: str, environment: dict[str, str], out: str, err: str
+) -> None:
+    for number, path, how in ((0, os.devnull, os.O_RDONLY), (1, out, os.O_WRONLY), (2, err, os.O_WRONLY)):
         os.dup2(os.open(path, how), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd)
     what(words)
 
 

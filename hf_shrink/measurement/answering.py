@@ -46,4 +46,4 @@ def tokenizer_of(subject: Subject, bench: Bench) -> Any:
     if subject.folder is None:
         raise MismatchError(f"{subject.name}: evaluation data came without a tokenizer; give tokenizer=.")
     with explained(f"tokenizer of {subject.name}"):
-        return AutoTokenizer.from_pretrained(str(subject.folder), local_files_only=True)
+        return AutoTokenizer.from_pretrained(str(subject.folder), local_files_only=True, trust_remote_code=False)

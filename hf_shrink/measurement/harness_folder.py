@@ -7,6 +7,7 @@ from pathlib import Path
 import yaml
 
 from hf_shrink.errors import RecipeError, SecurityError
+from hf_shrink.files import files_below, sha256
 from hf_shrink.lines import first_line
 
 WHERE = "measurement.lm_eval"
@@ -26,11 +27,10 @@ def check_folder(folder: Path) -> None:
 
 
 def digest(folder: Path) -> str:
-    """Of the YAML files and their names: twelve hex digits of SHA-256."""
+    """Of all files and their names, as tasks include and read files of any name: twelve hex digits of SHA-256."""
     whole = hashlib.sha256()
-    for path in _files(folder):
-        whole.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
-        whole.update(path.read_bytes())
+    for path in files_below(folder):
+        whole.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0{sha256(path)}".encode())
     return whole.hexdigest()[:12]
 
 

@@ -91,12 +91,14 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
     if holds_graph(folder):
         return OnnxModel.from_pretrained(folder).eval(), ()
     with explained(f"loading {folder.name}"), quiet_loading():
-        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         check_storage(folder.name, getattr(config, "quantization_config", None), folder)
         named = (config.architectures or [""])[0]
         task = TASKS[task_of(named, config.problem_type) or "text-classification"]
         auto: Any = getattr(transformers, task.auto_class)
-        model, found = auto.from_pretrained(str(folder), local_files_only=True, output_loading_info=True)
+        model, found = auto.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
         if holds_adapter(folder):
             attach(model, folder)
     check_finite(model, folder.name)

@@ -63,7 +63,11 @@ def test_the_digest_tells_one_definition_from_another(tmp_path: Path):
     first = digest(tmp_path)
     assert first == digest(tmp_path) and len(first) == 12
     (tmp_path / "a.yaml").write_text(TASK.replace("{{text}}", "{{text}} "))
-    assert digest(tmp_path) != first
+    found = [first, digest(tmp_path)]
+    for other in ("_included_without_suffix", "rows.jsonl"):
+        (tmp_path / other).write_text("one")
+        found.append(digest(tmp_path))
+    assert len(set(found)) == 4
 
 
 @pytest.mark.parametrize(

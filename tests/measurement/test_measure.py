@@ -1,12 +1,13 @@
 """One call for every model, in memory or in a folder."""
 
 import getpass
+import json
 import platform
 
 import pytest
 import torch
 
-from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError, ShrinkError
 from hf_shrink.measurement import measures
 from hf_shrink.measurement.config import EnergyConfig, MeasurementConfig
 from hf_shrink.measurement.environment import environment
@@ -149,3 +150,17 @@ def test_the_environment_names_versions_and_no_person():
     assert found["threads"] == torch.get_num_threads() and found["python"] == platform.python_version()
     text = " ".join(str(value) for value in found.values()).split()
     assert platform.node() not in text and getpass.getuser() not in text and not any("/home" in word for word in text)
+
+
+def test_a_folder_s_own_code_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    """transformers asks "[y/N]" on the terminal: who types y to get on has run a stranger's file."""
+    tiny_classifier("bert").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    config = json.loads((tmp_path / "config.json").read_text())
+    auto = {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "own", "auto_map": auto}))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(ShrinkError):
+        measure(tmp_path, config=CONFIG)
+    assert not (tmp_path / "ran").exists()
