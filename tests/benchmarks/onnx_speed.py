@@ -4,10 +4,12 @@
 
 TEACHER is a fine-tuned MiniLM-L6, SST2 a folder with train.tsv and dev.tsv (sentence, tab, label, no header). torch in float32
 and eager against ONNX Runtime in float32 and int8, whole and with half of the layers, in one process and in turns, 64 tokens,
-batch 1 and 32. Half of the layers is not trained again: its time counts, its accuracy does not.
+batch 1 and 32. Half of the layers is not trained again: its time counts, its accuracy does not. Where torchao is installed its
+int8 (weights and activations) takes turns with the others.
 """
 
 import argparse
+import copy
 import json
 import platform
 import re
@@ -85,6 +87,9 @@ def measured(words: Any, tokenizer: Any, work: Path) -> dict[str, dict[str, Any]
                 name = f"ONNX Runtime {kind}{label}"
                 models[name] = OnnxModel.from_pretrained(work / (label or "whole"), file=file)
                 sizes[name], seconds[name] = made.bytes[file], time.perf_counter() - began
+    if (rounded := by_torchao(whole)) is not None:
+        torch.save(rounded.state_dict(), work / "torchao.pt")
+        models["torchao int8"], sizes["torchao int8"] = rounded, (work / "torchao.pt").stat().st_size
     found = {name: {"bytes": sizes[name] / sizes["torch float32"], "seconds": seconds.get(name)} for name in models}
     for size in (1, 32):
         for name, ratio in speedups(models, size, words.runs if size == 1 else max(5, words.runs // 5)).items():
@@ -93,6 +98,17 @@ def measured(words: Any, tokenizer: Any, work: Path) -> dict[str, dict[str, Any]
         trained = "half" not in name and dev
         found[name]["accuracy"] = accuracy(model, tokenizer, dev) if trained else None
     return found
+
+
+def by_torchao(model: Any) -> Any:
+    """A copy whose linear layers torchao stores and multiplies in int8, or None where it is not installed."""
+    try:
+        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+    except ImportError:
+        return None
+    copied = copy.deepcopy(model)
+    quantize_(copied, Int8DynamicActivationInt8WeightConfig())
+    return copied
 
 
 def speedups(models: dict[str, Any], size: int, runs: int) -> dict[str, float]:
