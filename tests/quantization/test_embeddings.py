@@ -20,10 +20,11 @@ from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.loading.save import save
 from hf_shrink.loading.uniform import example_inputs
 from hf_shrink.loading.verify import verify
-from hf_shrink.quantization.embeddings import pack, recorded_dtype, tables, unpack
+from hf_shrink.quantization.embeddings import expect_training, pack, recorded_dtype, tables, unpack
 from hf_shrink.quantization.fidelity import fidelity
-from hf_shrink.quantization.mixed import quantize_mixed
+from hf_shrink.quantization.mixed import expected_bytes, quantize_mixed
 from hf_shrink.quantization.size import bytes_with, predicted_bytes
+from hf_shrink.training.freeze import freeze
 from tests.tiny import VOCABULARY, tiny_causal_lm, tiny_classifier, tiny_config
 
 SIZES = {"hidden": 64, "ffn": 128}
@@ -188,6 +189,71 @@ def test_what_was_trained_since_is_not_rounded_again(tmp_path: Path):
     assert save(small, tmp_path) == "stock"
     assert torch.equal(load_file(tmp_path / "model.safetensors")["bert.embeddings.word_embeddings.weight"], kept)
     assert "embeddings_dtype" not in json.loads((tmp_path / "config.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "words", [{"bits": 8}, {"bits": 4, "embeddings": "int8"}, {"bits": 16, "dtype": "bfloat16"}], ids=["8", "4", "16"]
+)
+def test_tables_that_are_rounded_already_count_as_they_are_written(words, tmp_path: Path):
+    """Counted as floats they made plans and budgets wrong by a fifth; trained since, they are floats whatever is on record."""
+    tables_only = quantize(model_of("gpt2"), QuantizationConfig(bits=16, embeddings="int8"))
+    config = QuantizationConfig(**words)
+    small = quantize(tables_only, config)
+    assert save(small, tmp_path / "small") == "plugin" and recorded_dtype(small) == "int8"
+    size = (tmp_path / "small/model.safetensors").stat().st_size
+    assert predicted_bytes(tables_only, config) == pytest.approx(size, rel=0.01)
+    with torch.device("meta"):
+        outline = model_of("gpt2")
+    outline.config.embeddings_dtype = "int8"
+    assert predicted_bytes(outline, config) == pytest.approx(size, rel=0.01)
+    with torch.no_grad():
+        tables_only.transformer.wte.weight.add_(1e-3)
+    save(quantize(tables_only, config), tmp_path / "trained")
+    trained = (tmp_path / "trained/model.safetensors").stat().st_size
+    assert (trained == pytest.approx(size, rel=0.01)) == ("embeddings" in words)
+    assert predicted_bytes(tables_only, config) == pytest.approx(trained, rel=0.01)
+    save(tables_only, tmp_path / "plain")
+    plain = (tmp_path / "plain/model.safetensors").stat().st_size
+    assert predicted_bytes(tables_only, None) == pytest.approx(plain, rel=0.01)
+
+
+def test_a_budget_counts_tables_that_are_rounded_already(tmp_path: Path):
+    """What the floats would take was taken from the layers: fewer bits than fit."""
+    model = quantize(model_of("gpt2"), QuantizationConfig(bits=16, embeddings="int8"))
+    eight = predicted_bytes(model, QuantizationConfig(bits=8))
+    assert eight + 8192 < predicted_bytes(model_of("gpt2"), QuantizationConfig(bits=8))
+    config = QuantizationConfig(bits="auto", budget={"bytes": eight + 8192})
+    assert expected_bytes(model, config) <= eight + 8192
+    small = quantize_mixed(model, config, [{"input_ids": torch.randint(4, len(VOCABULARY), (4, 8))}])
+    assert {layer.bits for layer in small.plan.layers} <= {8, 16}
+    save(small.model, tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size == pytest.approx(eight, rel=0.01)
+
+
+@pytest.mark.parametrize(("before", "then"), [("int8", "bfloat16"), ("bfloat16", "int8")])
+def test_no_table_is_rounded_twice(before, then):
+    """Both losses, under a record that tells of one; bfloat16 codes of int8 are larger as well."""
+    model = quantize(model_of("bert"), QuantizationConfig(bits=16, embeddings=before))
+    for bits in (16, 8):
+        with pytest.raises(RecipeError, match=f"rounded to {before} already"):
+            quantize(model, QuantizationConfig(bits=bits, embeddings=then))
+    assert recorded_dtype(quantize(model, QuantizationConfig(bits=8, embeddings=before))) == before
+    with torch.no_grad():
+        model.bert.embeddings.word_embeddings.weight.add_(1e-3)  # trained since: floats like any other
+    assert recorded_dtype(quantize(model, QuantizationConfig(bits=16, embeddings=then))) == then
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_plan_knows_that_training_makes_floats_of_them(frozen):
+    with torch.device("meta"):
+        model = model_of("gpt2")
+    whole = predicted_bytes(model, None)
+    model.config.embeddings_dtype = "int8"
+    rounded = predicted_bytes(model, None)
+    if frozen:
+        freeze(model, ["wte", "wpe"], "optimization.freeze")
+    expect_training(model)
+    assert predicted_bytes(model, None) == (rounded if frozen else whole) and rounded < 0.95 * whole
 
 
 def test_the_report_tells_what_each_table_lost():
