@@ -17,6 +17,7 @@ from transformers import (
 
 from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, prune, quantize
 from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink.inspection import inspect_model
 from hf_shrink.loading.save import save
 from hf_shrink.loading.uniform import example_inputs
 from hf_shrink.loading.verify import verify
@@ -254,6 +255,36 @@ def test_a_plan_knows_that_training_makes_floats_of_them(frozen):
         freeze(model, ["wte", "wpe"], "optimization.freeze")
     expect_training(model)
     assert predicted_bytes(model, None) == (rounded if frozen else whole) and rounded < 0.95 * whole
+
+
+def test_a_config_does_not_outlive_a_training(tmp_path: Path):
+    """The model's own save_pretrained, which the Trainer calls, said int8 over float32 tables: they could not be quantised."""
+    save(quantize(model_of("bert"), QuantizationConfig(bits=16, embeddings="int8")), tmp_path / "small")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
+    untouched = inspect_model(str(tmp_path / "small")).quantization
+    with torch.no_grad():
+        loaded.bert.embeddings.word_embeddings.weight.add_(1e-3)
+    loaded.save_pretrained(tmp_path / "trained")
+    words = json.loads((tmp_path / "trained/config.json").read_text())
+    assert "quantization_config" not in words and "embeddings_dtype" not in words
+    again = AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "trained", quantization_config=ShrinkConfig(quantization=QuantizationConfig(bits=8))
+    )
+    assert again.is_loaded_in_8bit
+    stale = json.loads((tmp_path / "small/config.json").read_text())
+    (tmp_path / "trained/config.json").write_text(json.dumps(stale))  # as earlier releases wrote it
+    assert untouched == "embeddings int8" and inspect_model(str(tmp_path / "trained")).quantization is None
+
+
+@pytest.mark.parametrize("stored", ["float", "narrow", "8 bits"])
+def test_an_argument_that_tells_of_a_file_is_refused(stored, tmp_path: Path):
+    """config.json said int8, and not one table was rounded."""
+    model = tiny_classifier("bert", hidden=64, ffn=128)
+    if stored == "narrow":
+        model = prune(model, PruningConfig(structure="ffn", sparsity=0.5, target_modules=["0.intermediate.dense"]))
+    save(quantize(model, QuantizationConfig(bits=8)) if stored == "8 bits" else model, tmp_path)
+    with pytest.raises(RecipeError, match=r"QuantizationConfig\(bits=16, embeddings='int8'\)"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path, quantization_config=ShrinkConfig(embeddings="int8"))
 
 
 def test_the_report_tells_what_each_table_lost():
