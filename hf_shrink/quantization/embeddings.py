@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 
@@ -144,6 +144,15 @@ def kind_in_file(model: PreTrainedModel, config: QuantizationConfig | None) -> s
     return recorded_dtype(model)
 
 
+def check_packed(packed: Tensor, name: str) -> None:
+    """An IntegrityError where the tensor ``name`` of a file cannot be what ``pack`` stored."""
+    if packed.dtype != torch.int8 or packed.ndim != 2 or packed.shape[1] <= SCALE:
+        shape = list(packed.shape)
+        raise IntegrityError(f"{name}: codes and scales must be int8, [rows, features]; got {packed.dtype}, {shape}.")
+    if (bad := int((~(_scales(packed) >= 0) | _scales(packed).isinf()).sum())) > 0:
+        raise IntegrityError(f"{name}: {bad} scales are negative, NaN or infinite; copy the file again.")
+
+
 def embedding_tensors(
     model: PreTrainedModel, config: QuantizationConfig | None, quantized: bool
 ) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
@@ -190,5 +199,9 @@ def _packed(rows: Tensor) -> Tensor:
 
 
 def _unpacked(packed: Tensor, dtype: torch.dtype) -> Tensor:
-    most = packed[:, -SCALE:].contiguous().view(torch.bfloat16)
-    return (packed[:, :-SCALE].float() * (most.float() / _LEVELS)).to(dtype)
+    return (packed[:, :-SCALE].float() * (_scales(packed).float() / _LEVELS)).to(dtype)
+
+
+def _scales(packed: Tensor) -> Tensor:
+    """The largest magnitude of each row, ``[rows, 1]``."""
+    return packed[:, -SCALE:].contiguous().view(torch.bfloat16)

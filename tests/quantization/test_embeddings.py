@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -15,11 +15,12 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, prune, quantize
-from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, dequantize, prune, quantize
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.inspection import inspect_model
+from hf_shrink.loading.export import export_uniform
 from hf_shrink.loading.save import save
-from hf_shrink.loading.uniform import example_inputs
+from hf_shrink.loading.uniform import example_inputs, uniform
 from hf_shrink.loading.verify import verify
 from hf_shrink.quantization.embeddings import expect_training, pack, recorded_dtype, tables, unpack
 from hf_shrink.quantization.fidelity import fidelity
@@ -304,6 +305,8 @@ def test_the_report_tells_what_each_table_lost():
 def test_what_cannot_be_meant_is_refused(tmp_path: Path):
     with pytest.raises(RecipeError, match="loses digits"):
         QuantizationConfig(bits=16, dtype="float16", embeddings="bfloat16")
+    with pytest.raises(RecipeError, match="embeddings: bfloat16 would be ignored with dtype: bfloat16"):
+        QuantizationConfig(bits=16, dtype="bfloat16", embeddings="bfloat16")
     with pytest.raises(RecipeError, match="embeddings would be ignored with backend: onnx"):
         QuantizationConfig(backend="onnx", embeddings="int8")
     with pytest.raises(RecipeError, match="embeddings: bfloat16 or int8"):
@@ -327,8 +330,6 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path):
 
 
 def test_a_damaged_table_does_not_load(tmp_path: Path):
-    from safetensors.torch import save_file
-
     small = quantize(model_of("bert"), QuantizationConfig(bits=16, embeddings="int8"))
     save(small, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
@@ -337,3 +338,31 @@ def test_a_damaged_table_does_not_load(tmp_path: Path):
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(IntegrityError):
         verify(tmp_path, small, example_inputs(small))
+
+
+@pytest.mark.parametrize("damage", ["uint8", "int16", "nan", "negative"])
+def test_codes_of_another_kind_do_not_load(damage, tmp_path: Path):
+    """Bytes without a sign, or a scale that is none, loaded as other numbers without a word."""
+    small = quantize(model_of("bert"), QuantizationConfig(bits=16, embeddings="int8"))
+    save(small, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "bert.embeddings.word_embeddings.weight"
+    if damage in ("nan", "negative"):
+        scale = torch.tensor([float("nan") if damage == "nan" else -1.0], dtype=torch.bfloat16)
+        weights[name][0, -2:] = scale.view(torch.int8)
+    else:
+        weights[name] = weights[name].view(torch.uint8) if damage == "uint8" else weights[name].to(torch.int16)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises((IntegrityError, RuntimeError)):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.raises(IntegrityError):
+        verify(tmp_path, small, example_inputs(small))
+
+
+def test_tables_that_plain_transformers_cannot_read_are_not_made_uniform(tmp_path: Path):
+    small = quantize(model_of("bert"), QuantizationConfig(bits=16, embeddings="int8"))
+    save(small, tmp_path / "small")
+    with pytest.raises(MismatchError, match=r"hf_shrink\.dequantize"):
+        export_uniform(tmp_path / "small", tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
+    assert uniform(dequantize(small))[1].max_difference == 0.0
