@@ -1,14 +1,16 @@
 """Whether the weights in a folder are quantised as its config says, from the headers of its files."""
 
+import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
+from transformers.quantizers.quantizers_utils import should_convert_module
 
-from hf_shrink.errors import MismatchError
+from hf_shrink.errors import IntegrityError, MismatchError
 
 _SCALES = {8: re.compile(r"\.SCB$"), 4: re.compile(r"\.quant_state\.bitsandbytes__\w+$")}
 """Tensors that bitsandbytes stores beside each weight of so many bits."""
@@ -28,11 +30,15 @@ def check_storage(where: str, record: Any, folder: Path) -> None:
 
     Raises:
         MismatchError: the two contradict each other.
+        IntegrityError: the record is not what any release writes.
     """
-    record = record if isinstance(record, Mapping) else {} if record is None else record.to_dict()
-    said, found, dtype = _said(record), *_found(sorted(folder.glob("*.safetensors")))
+    record = as_words(where, record)
+    said = _said(where, record)
+    found, dtype, weights = _found(_files(folder))
     if said is None or dtype is None or said == found:
         return
+    if not found and not _quantizable(where, record, weights):
+        return  # every layer is one that stays in float
     if not found:
         raise MismatchError(
             f"{where}: config.json says {_words(said)}, the weights are {dtype} without scales.\n"
@@ -44,19 +50,77 @@ def check_storage(where: str, record: Any, folder: Path) -> None:
     )
 
 
-def _said(record: Mapping[str, Any]) -> set[int] | None:
+def check_record(where: str, folder: Path) -> None:
+    """``as_words`` of a folder's config, before transformers reads it, which fails on the same in words of its own."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return  # whoever loads it says so
+    if isinstance(config, dict):
+        as_words(where, config.get("quantization_config"))
+
+
+def as_words(where: str, record: Any) -> Mapping[str, Any]:
+    """``quantization_config`` as a mapping, empty for None; an IntegrityError where it is something else."""
+    if record is None:
+        return {}
+    if isinstance(record, Mapping):
+        return record
+    if not callable(getattr(record, "to_dict", None)):
+        raise IntegrityError(
+            f"{where}/config.json: quantization_config must be an object with keys; got {record!r:.60}.\n"
+            "Put back the config.json that was saved with the weights."
+        )
+    words: Mapping[str, Any] = record.to_dict()
+    return words
+
+
+def _options(record: Mapping[str, Any]) -> Any:
+    """What bitsandbytes is told, alone or inside ours."""
+    return (record.get("bitsandbytes") or {}) if _method(record) == "hf_shrink" else record
+
+
+def _method(record: Mapping[str, Any]) -> str:
+    return str(getattr(record.get("quant_method"), "value", record.get("quant_method", "bitsandbytes")))
+
+
+def _said(where: str, record: Mapping[str, Any]) -> set[int] | None:
     """Bits that layers have; None where another library is to say."""
-    method = str(getattr(record.get("quant_method"), "value", record.get("quant_method", "bitsandbytes")))
-    if method not in ("hf_shrink", "bitsandbytes"):
+    if _method(record) not in ("hf_shrink", "bitsandbytes"):
         return None
-    options = (record.get("bitsandbytes") or {}) if method == "hf_shrink" else record
+    options = _options(record)
+    if not isinstance(options, Mapping):
+        raise IntegrityError(f"{where}/config.json: bitsandbytes must be an object with keys; got {options!r:.60}.")
+    skipped = options.get("llm_int8_skip_modules")
+    if skipped is not None and not (isinstance(skipped, Sequence) and {*map(type, skipped)} <= {str}):
+        raise IntegrityError(f"{where}/config.json: llm_int8_skip_modules must be a list of names; got {skipped!r:.60}.")
     bits = {bits for bits, key in ((8, "load_in_8bit"), (4, "load_in_4bit")) if options.get(key)}
     return bits | ({8} if record.get("eight_bits") else set())
 
 
-def _found(files: Iterable[Path]) -> tuple[set[int], str | None]:
-    """Bits that layers have, and how the largest tensor lies there; None where nothing can be read."""
-    bits: set[int] = set()
+def _quantizable(where: str, record: Mapping[str, Any], modules: Iterable[str]) -> list[str]:
+    """Those of ``modules`` that the skip list does not keep in float."""
+    skipped = list(_options(record).get("llm_int8_skip_modules") or ())
+    try:
+        return [name for name in modules if should_convert_module(name, skipped)]
+    except re.error:
+        raise IntegrityError(f"{where}/config.json: llm_int8_skip_modules holds a pattern that is none.") from None
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that ``from_pretrained`` reads: the one, else what the index names; a variant beside them is another model."""
+    if (one := folder / "model.safetensors").is_file():
+        return [one]
+    try:
+        names = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"].values()
+        return [folder / name for name in sorted({*names}) if name == Path(name).name]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return []
+
+
+def _found(files: Iterable[Path]) -> tuple[set[int], str | None, set[str]]:
+    """Bits that layers have, how the largest tensor lies there, None where nothing can be read, and who has a matrix."""
+    bits, modules = set[int](), set[str]()
     largest, dtype = -1, None
     for path in files:
         try:
@@ -64,11 +128,13 @@ def _found(files: Iterable[Path]) -> tuple[set[int], str | None]:
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     bits |= {width for width, scales in _SCALES.items() if scales.search(key)}
                     part = file.get_slice(key)
+                    if len(part.get_shape()) > 1:
+                        modules.add(key.rpartition(".")[0])
                     if (size := math.prod(part.get_shape())) > largest:
                         largest, dtype = size, str(part.get_dtype())
         except (OSError, SafetensorError):
-            return set(), None
-    return bits, dtype
+            return set(), None, set()
+    return bits, dtype, modules
 
 
 def _words(bits: set[int]) -> str:

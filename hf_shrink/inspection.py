@@ -17,11 +17,12 @@ from transformers.core_model_loading import WeightRenaming
 
 from hf_shrink.adapters import Adapter, read_adapter
 from hf_shrink.anatomy import Family, Stack
-from hf_shrink.errors import IntegrityError, MismatchError
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.families import FAMILIES
-from hf_shrink.headers import check_storage
+from hf_shrink.headers import as_words, check_storage
 from hf_shrink.inside import Inspection, Part
 from hf_shrink.lines import first_line
+from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.models.reference import local_folder
 from hf_shrink.onnx_model import FOLDER, INT8, holds_graph
 from hf_shrink.quantization.embeddings import SCALE
@@ -30,6 +31,8 @@ from hf_shrink.quantization.plan import KEPT
 _SCALES = (".SCB", ".weight_format", ".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
 _NO_WEIGHTS = {torch.int64, torch.bool}
 """Positions and masks."""
+_INSIDE = re.compile(r"\.\d+\.")
+"""In the name of what lies in a layer."""
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,47 @@ def inspect_model(reference: str) -> Inspection:
     folder = local_folder(reference)
     _refuse_graphs(folder)
     data = _config(folder)
-    quantized = data.get("quantization_config") or {}
+    quantized = as_words(folder.name, data.get("quantization_config"))
     check_storage(folder.name, quantized, folder)
-    model = _model(folder, data, quantized)
+    ours = _ours(folder, quantized)
+    quantized = ours or quantized
+    model = _model(folder, data, ours)
     renamings = [] if model is None else _renamings(model.config)
     adapter = read_adapter(folder)
     parts: dict[tuple[int, int, int], list[_Stored]] = {}
-    for tensor in _tensors(folder, renamings, packed_tables=quantized.get("embeddings") == "int8"):
+    for tensor in _tensors(folder, renamings, packed_tables=ours.get("embeddings") == "int8"):
         parts.setdefault(_place(tensor.name, model), []).append(tensor)
+    tables = _tables(ours, [tensor for part in parts.values() for tensor in part])
     return Inspection(
         model_type=str(data.get("model_type", "unknown")),
         loads_with=_loads_with(quantized, adapter),
-        quantization=_quantization(quantized),
+        quantization=_quantization(quantized, tables),
         parts=tuple(_part(place, parts[place], model) for place in sorted(parts)),
         kept=_kept(data, quantized),
         adapter=adapter,
     )
 
 
+def _ours(folder: Path, quantized: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The record where it is ours and this release reads it; empty where it is another's."""
+    if quantized.get("quant_method") != METHOD:
+        return {}
+    try:
+        record: Mapping[str, Any] = ShrinkConfig.from_dict(dict(quantized)).to_dict()
+    except RecipeError as error:
+        raise IntegrityError(f"{folder.name}/config.json: {error}") from None
+    return record
+
+
+def _tables(ours: Mapping[str, Any], tensors: Sequence[_Stored]) -> str | None:
+    """How the embeddings lie in the file: what was trained since lies there in float, whatever the record says."""
+    said = ours.get("embeddings")
+    dtype = {"int8": torch.int8, "bfloat16": torch.bfloat16}.get(str(said))
+    return said if any(tensor.dtype == dtype and not _INSIDE.search(tensor.name) for tensor in tensors) else None
+
+
 def _loads_with(quantized: Mapping[str, Any], adapter: Adapter | None) -> str:
-    ours = quantized.get("quant_method") == "hf_shrink"
+    ours = quantized.get("quant_method") == METHOD
     loads = "transformers after import hf_shrink" if ours else "plain transformers"
     return loads if adapter is None else f"{loads}, its adapter with peft"
 
@@ -103,8 +127,14 @@ def _kept(data: Mapping[str, Any], quantized: Mapping[str, Any]) -> dict[str, st
     said = data.get(KEPT)
     if isinstance(said, dict):
         return {str(name): str(reason) for name, reason in said.items()}
-    named = (quantized.get("bitsandbytes") or quantized).get("llm_int8_skip_modules") or ()
-    return {str(name): "no reason is on record" for name in named}
+    named = _inner(quantized).get("llm_int8_skip_modules")
+    return {str(name): "no reason is on record" for name in named} if isinstance(named, list) else {}
+
+
+def _inner(quantized: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What bitsandbytes is told, alone or inside ours."""
+    options = quantized.get("bitsandbytes")
+    return options if isinstance(options, Mapping) else quantized
 
 
 def _refuse_graphs(folder: Path) -> None:
@@ -128,7 +158,7 @@ def _config(folder: Path) -> dict[str, Any]:
 def _model(folder: Path, data: Mapping[str, Any], record: Mapping[str, Any]) -> _Model | None:
     """None where the family is not known."""
     name = data.get("model_type", "")
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         return None
     plain = {key: value for key, value in data.items() if key != "quantization_config"}
     try:
@@ -156,7 +186,7 @@ def _tensors(folder: Path, renamings: Sequence[WeightRenaming], *, packed_tables
                 for key in file.keys():  # noqa: SIM118 - not a mapping
                     tensor, name = file.get_tensor(key), key
                     size = tensor.numel() * tensor.element_size()
-                    if packed_tables and tensor.dtype == torch.int8 and not re.search(r"\.\d+\.", key):  # not in a layer
+                    if packed_tables and tensor.dtype == torch.int8 and not _INSIDE.search(key):
                         tensor = tensor[:, :-SCALE]
                     for step in renamings:
                         name, _ = step.rename_source_key(name)
@@ -256,13 +286,13 @@ class _Layer:
         return None if sizes is None else int(sizes[side])
 
 
-def _quantization(quantized: Mapping[str, Any]) -> str | None:
-    inner, found = quantized.get("bitsandbytes") or quantized, []
+def _quantization(quantized: Mapping[str, Any], tables: str | None) -> str | None:
+    inner, found = _inner(quantized), []
     if inner.get("load_in_4bit"):
         four = f"bitsandbytes 4-bit {inner.get('bnb_4bit_quant_type', '')}".strip()
         found.append(f"{four} and 8-bit" if quantized.get("eight_bits") else four)
     if inner.get("load_in_8bit"):
         found.append("bitsandbytes 8-bit")
-    if quantized.get("embeddings"):
-        found.append(f"embeddings {quantized['embeddings']}")
+    if tables is not None:
+        found.append(f"embeddings {tables}")
     return ", ".join(found) or None

@@ -33,6 +33,7 @@ from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.bitsandbytes import library
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
+from hf_shrink.quantization.embeddings import expect_training
 from hf_shrink.quantization.mixed import expected_bytes
 from hf_shrink.quantization.onnx_graph import check_installed, check_room, signature_of
 from hf_shrink.quantization.onnx_size import onnx_bytes
@@ -234,7 +235,9 @@ def _teacher(recipe: Recipe, rows: int, teachers: Sequence[Taught]) -> StagePlan
         return stage if existing_quantization(first.model) is None else dataclasses.replace(stage, bytes=None)
     steps = _steps(config.training, recipe.seed, rows, "teacher.training")
     does = (f"fine-tunes {config.model} for {steps} steps", *notes)
-    return _model_stage("teacher", does, _frozen(first.model, config.freeze, "teacher.freeze"), first.model, "stages/teacher")
+    leaves = _frozen(first.model, config.freeze, "teacher.freeze")
+    expect_training(first.model)
+    return _model_stage("teacher", does, leaves, first.model, "stages/teacher")
 
 
 def _check_training(student: PreTrainedModel, pruning: Sequence[PruningConfig], steps: int) -> None:
@@ -256,6 +259,7 @@ def _student(
 ) -> StagePlan:
     does = [layers_words(recipe, start), *cuts, f"trains for {steps} steps", *distillation_words(recipe.distillation)]
     leaves = _frozen(student, recipe.optimization.freeze, "optimization.freeze")
+    expect_training(student)
     learns = planned_stages(recipe.distillation, student, teachers[0].model) if recipe.distillation is not None else ()
     check_optimization(recipe.optimization, learns, student, recipe.effective_pruning(), steps)
     does += [*stage_words(learns), *optimization_words(recipe.optimization, student)]

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from hf_shrink.errors import RecipeError
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.size import adapter_bytes, adapter_parameters
+from hf_shrink.quantization.straight_through import refuse_unseen
 from hf_shrink.ranks import refuse_several_processes
 from hf_shrink.stage_plan import StagePlan
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
@@ -41,9 +42,11 @@ def recovered(
 
     Raises:
         RecipeError: words that TrainingArguments refuse, or a training among several processes; for qat also one without a
-            step, or with a compiler.
+            step, with a compiler, or of which it would see a part (``refuse_unseen``).
     """
     steps = 0
+    if config.method == "qat":
+        refuse_unseen(stored)
     if config.training is not None:
         refuse_several_processes("recovery.training")
         words = training_arguments(config.training, output_dir=Path("unused"), seed=seed, where="recovery.training")

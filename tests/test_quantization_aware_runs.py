@@ -176,6 +176,11 @@ def test_what_a_plan_can_see_is_refused_before_anything_is_trained(own: Path, wo
         make_plan(recipe("recovery={method: qat, training: {use_cpu: true, " + word + "}}"))
 
 
+def test_a_plan_refuses_what_training_would_not_see(own: Path):
+    with pytest.raises(RecipeError, match=r"quantization\.embeddings: int8 rounds more than weights of layers"):
+        make_plan(recipe("recovery={method: qat, training: {use_cpu: true, max_steps: 1}}", "quantization.embeddings=int8"))
+
+
 def test_room_is_asked_for_for_float_checkpoints(own: Path, monkeypatch: pytest.MonkeyPatch):
     """Checkpoints of the quantised size would not fit, hours after the run began."""
     asked: list[int] = []

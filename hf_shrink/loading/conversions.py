@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from transformers.core_model_loading import ConversionOps, WeightConverter
 
-from hf_shrink.quantization.embeddings import tables, unpack
+from hf_shrink.quantization.embeddings import check_packed, tables, unpack
 
 
 def drop_quantizer_conversions(model: Any) -> list[Any] | None:
@@ -39,6 +39,7 @@ class ReadTable(ConversionOps):
         expected = model.get_parameter(full_layer_name)
         if tensor.is_floating_point():
             return {full_layer_name: tensor.reshape(tensor.shape[-2:]).to(expected.dtype)}
+        check_packed(tensor, full_layer_name)
         return {full_layer_name: unpack(tensor, expected.dtype)}
 
 

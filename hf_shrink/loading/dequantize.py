@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.loading.save import record_shapes
 from hf_shrink.quantization.bitsandbytes import dequantize_in_place, stored_bits
+from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.embeddings import RECORD
 from hf_shrink.quantization.plan import KEPT
 from hf_shrink.quantization.quantize import existing_quantization
@@ -40,7 +41,7 @@ def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", 
     if stored_bits(plain):
         dequantize_in_place(plain, plain.dtype if dtype is None else getattr(torch, dtype))
     elif dtype is not None:
-        plain.to(getattr(torch, dtype))
+        cast_in_place(plain, getattr(torch, dtype))
     forget_quantization(plain)
     record_shapes(plain)
     plain.eval()

@@ -5,7 +5,7 @@ from typing import Any
 from transformers.utils.quantization_config import BitsAndBytesConfig
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig, as_stored
+from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig, as_stored, refuse_embeddings
 from hf_shrink.quantization.config import QuantizationConfig
 
 _SAME = ("quant_type", "double_quant", "compute_dtype", "threshold")
@@ -27,6 +27,8 @@ def merge(stored: Any, given: Any) -> Any:
     one, two = _read(stored), _read(given)
     if isinstance(two, ShrinkConfig) and (two.shapes or two.head_dim is not None):
         _check_shapes(one, two)
+    if isinstance(two, ShrinkConfig) and two.embeddings not in (None, getattr(one, "embeddings", None)):
+        refuse_embeddings(str(two.embeddings))
     asked = _asked(two)
     pruning = two.pruning if isinstance(two, ShrinkConfig) else ()
     method = _method(one)

@@ -14,7 +14,7 @@ from transformers.utils.quantization_config import BitsAndBytesConfig
 
 from hf_shrink.errors import ResourceError
 from hf_shrink.loading.mixed import MixedQuantizer
-from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
+from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig, refuse_embeddings
 
 
 class ShrinkQuantizer(HfQuantizer):
@@ -27,6 +27,8 @@ class ShrinkQuantizer(HfQuantizer):
 
     def __init__(self, quantization_config: ShrinkConfig, **kwargs: Any) -> None:
         super().__init__(quantization_config, **kwargs)
+        if not self.pre_quantized and quantization_config.embeddings is not None:
+            refuse_embeddings(quantization_config.embeddings)
         self.inner: Any = None  # an HfQuantizer, where the model is quantised as well
         self.stream: Any = None  # where something is done while loading
         if quantization_config.is_asked_for:
@@ -158,10 +160,13 @@ class ShrinkQuantizer(HfQuantizer):
         return [*table_conversions(model), *updated]
 
     def get_state_dict_and_metadata(self, model: Any) -> Any:
-        """What is written to the file."""
-        from hf_shrink.quantization.embeddings import as_stored
+        """What is written to the file; the config, which is written after it, says no other."""
+        from hf_shrink.loading.save import record_shapes
+        from hf_shrink.quantization.embeddings import RECORD, as_stored
 
-        return as_stored(model), {}
+        if (stored := as_stored(model)) is None and hasattr(model.config, RECORD):
+            record_shapes(model)  # tables that were trained since are floats
+        return stored, {}
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
         if self.inner is not None:

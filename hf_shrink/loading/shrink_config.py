@@ -45,7 +45,8 @@ class ShrinkConfig(QuantizationConfigMixin):
         head_dim: features of an attention head, where they are not hidden width by number of heads.
         bitsandbytes: the ``BitsAndBytesConfig`` of a model that is quantised as well, as a dict. It is nested because
             transformers would take ``load_in_8bit`` at the top level for a plain bitsandbytes checkpoint.
-        embeddings: ``bfloat16`` or ``int8``, where word, position and type embeddings lie so in the file.
+        embeddings: ``bfloat16`` or ``int8``, where word, position and type embeddings lie so in the file; to round
+            them, ask by ``quantization``.
         eight_bits: where ``bitsandbytes`` says 4 bits and some layers have 8: their ``layers``, as paths below the base model,
             and their ``threshold``.
         format_version: of this record.
@@ -138,6 +139,14 @@ class ShrinkConfig(QuantizationConfigMixin):
         if self.quantization is not None:
             data["quantization"] = self.quantization.model_dump(mode="json", exclude_unset=True)
         return data
+
+
+def refuse_embeddings(kind: str) -> None:
+    """A RecipeError for ``embeddings`` in an argument, where it would tell of a file and change nothing."""
+    raise RecipeError(
+        f"ShrinkConfig: embeddings {kind!r} says how a stored folder lies, and this one does not; nothing would be rounded.\n"
+        f"Ask for it: quantization=QuantizationConfig(bits=16, embeddings={kind!r})."
+    )
 
 
 _KNOWN = ("pruning", "quantization", "shapes", "bitsandbytes", "eight_bits", "embeddings", "head_dim", "format_version")

@@ -25,6 +25,7 @@ from hf_shrink.pruning.pieces import Piece
 from hf_shrink.pruning.surgery import say_in_config
 from hf_shrink.pruning.units import NOUNS, Kind, Units, units_of
 from hf_shrink.pruning.widths import is_accepted
+from hf_shrink.quantization.embeddings import recorded_dtype
 
 _LENGTH = 16
 """Tokens of the batch that outputs are compared on."""
@@ -94,10 +95,15 @@ def uniform(model: PreTrainedModel, inputs: Mapping[str, Tensor] | None = None) 
         inputs: a batch for the forward pass that checks it; None makes a random one.
 
     Raises:
-        MismatchError: quantised, or shapes that zeros cannot bring into a stock config.
+        MismatchError: quantised, embeddings in int8, or shapes that zeros cannot bring into a stock config.
         RecipeError: shapes that differ in a family that is not known.
         IntegrityError: the outputs are not the same.
     """
+    if recorded_dtype(model) == "int8":
+        raise MismatchError(
+            f"export --uniform of {type(model).__name__}: its embeddings lie in int8, which plain transformers cannot read.\n"
+            "Make floats of them first: hf_shrink.dequantize(model)."
+        )
     padded = copy.deepcopy(model)
     paddings: list[Padding] = []
     if odd_shapes(model) or odd_head_dim(model) is not None:

@@ -14,7 +14,7 @@ from hf_shrink.adapters import attach, holds_adapter
 from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
 from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
-from hf_shrink.headers import check_storage
+from hf_shrink.headers import check_record, check_storage
 from hf_shrink.lines import first_line
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
@@ -91,6 +91,7 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
     if holds_graph(folder):
         return OnnxModel.from_pretrained(folder).eval(), ()
     with explained(f"loading {folder.name}"), quiet_loading():
+        check_record(folder.name, folder)
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
         check_storage(folder.name, getattr(config, "quantization_config", None), folder)
         named = (config.architectures or [""])[0]

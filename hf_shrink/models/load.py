@@ -21,7 +21,7 @@ from transformers import (
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError, ShrinkError
 from hf_shrink.finite import check_finite
-from hf_shrink.headers import check_storage
+from hf_shrink.headers import check_record, check_storage
 from hf_shrink.lines import few, first_line
 from hf_shrink.models.config import DType
 from hf_shrink.models.pairs import labels_of
@@ -184,6 +184,7 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
     source = check_source(reference, revision)
     if is_local(source) and not Path(source, "config.json").is_file():
         raise ResourceError(f"{shown(reference)}: the folder has no config.json. Name the folder that save_pretrained wrote.")
+    check_record(f"model {shown(reference)}", Path(source))
     with _explained(f"config of {shown(reference)}", revision):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
     check_storage(f"model {shown(reference)}", getattr(config, "quantization_config", None), Path(source))

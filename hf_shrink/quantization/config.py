@@ -90,6 +90,8 @@ class QuantizationConfig(Config):
             raise ValueError(f"{', '.join(sorted(foreign))} would be ignored with bits: {self.bits}; remove it.")
         if self.bits == 16 and self.dtype in (None, "float32") and self.embeddings == "keep":
             raise ValueError("bits: 16 needs dtype: bfloat16 or float16, or embeddings: bfloat16 or int8.")
+        if self.dtype == self.embeddings == "bfloat16":
+            raise ValueError("embeddings: bfloat16 would be ignored with dtype: bfloat16; remove it.")
         if self.dtype == "float16" and self.embeddings == "bfloat16":
             raise ValueError("embeddings: bfloat16 takes as many bytes as dtype: float16 and loses digits; use int8 or keep.")
         if self.bits == 16 and self.skip_modules:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 
@@ -56,9 +56,14 @@ def round_embeddings(model: PreTrainedModel, config: QuantizationConfig) -> None
 
 
 def check_tables(model: PreTrainedModel, config: QuantizationConfig) -> None:
-    """Refuse an ``embeddings`` that does nothing for ``model`` (on any device, also meta); a RecipeError."""
+    """Refuse an ``embeddings`` that does nothing for ``model`` (on any device, also meta), or rounds twice; a RecipeError."""
     if config.embeddings == "keep":
         return
+    if (before := recorded_dtype(model)) not in (None, config.embeddings):
+        raise RecipeError(
+            f"quantization.embeddings: tables are rounded to {before} already; {config.embeddings} would round them twice.\n"
+            "Remove the key, or start from the model's float weights."
+        )
     if not tables(model):
         raise RecipeError(f"quantization.embeddings: {type(model).__name__} looks nothing up in tables; remove the key.")
     if config.embeddings == "bfloat16" and torch.float16 in _dtypes(model, config):
@@ -70,12 +75,15 @@ def check_tables(model: PreTrainedModel, config: QuantizationConfig) -> None:
 def recorded_dtype(model: PreTrainedModel) -> str | None:
     """``bfloat16`` or ``int8`` where the tables of ``model`` are to lie so in a file and still hold such numbers.
 
-    Tables that were trained since are stored as the floats they are: nothing is rounded behind anybody's back.
+    Tables that were trained since are stored as the floats they are: nothing is rounded behind anybody's back. Without
+    weights, on meta, the record is all there is.
     """
     kind = getattr(model.config, RECORD, None)
     if kind not in ("bfloat16", "int8"):
         return None
     found = tables(model).values()
+    if any(parameter.is_meta for parameter in found):
+        return str(kind)
     same = all(torch.equal(rows, _rounded(rows, kind)) for parameter in found for rows in _pieces(parameter.data))
     return kind if same and found else None
 
@@ -119,18 +127,46 @@ def unpack(packed: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.cat([_unpacked(rows, dtype) for rows in _pieces(packed)])
 
 
+def kind_in_file(model: PreTrainedModel, config: QuantizationConfig | None) -> str | None:
+    """``bfloat16`` or ``int8`` where the tables of ``quantize(model, config)`` lie so in the file.
+
+    Args:
+        model: on any device, also meta. ``keep`` leaves tables that are rounded already as they are: rounded.
+        config: None for the model as it is.
+
+    Raises:
+        RecipeError: as ``check_tables``.
+    """
+    if config is not None:
+        check_tables(model, config)
+        if _changes(model, config):
+            return config.embeddings
+    return recorded_dtype(model)
+
+
+def check_packed(packed: Tensor, name: str) -> None:
+    """An IntegrityError where the tensor ``name`` of a file cannot be what ``pack`` stored."""
+    if packed.dtype != torch.int8 or packed.ndim != 2 or packed.shape[1] <= SCALE:
+        shape = list(packed.shape)
+        raise IntegrityError(f"{name}: codes and scales must be int8, [rows, features]; got {packed.dtype}, {shape}.")
+    if (bad := int((~(_scales(packed) >= 0) | _scales(packed).isinf()).sum())) > 0:
+        raise IntegrityError(f"{name}: {bad} scales are negative, NaN or infinite; copy the file again.")
+
+
 def embedding_tensors(
-    model: PreTrainedModel, config: QuantizationConfig, quantized: bool
+    model: PreTrainedModel, config: QuantizationConfig | None, quantized: bool
 ) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """Dtypes and shapes of the tables in the file; empty where they stay as the rest is."""
-    check_tables(model, config)
-    return tensors_as(model, config.embeddings, quantized) if _changes(model, config) else {}
-
-
-def tensors_as(model: PreTrainedModel, kind: str, quantized: bool) -> Mapping[str, tuple[torch.dtype, tuple[int, ...]]]:
-    """The same where it is known that they lie as ``bfloat16`` or ``int8``."""
+    """Dtypes and shapes of the tables in the file; empty where they stay as the rest is. Arguments as for ``kind_in_file``."""
+    if (kind := kind_in_file(model, config)) is None:
+        return {}
     dtype = torch.int8 if kind == "int8" else torch.bfloat16
     return {name: (dtype, file_shape(tuple(table.shape), kind, quantized)) for name, table in tables(model).items()}
+
+
+def expect_training(model: PreTrainedModel) -> None:
+    """Take the record of rounded tables off ``model``, on meta, where a training will change one of them."""
+    if hasattr(model.config, RECORD) and any(table.requires_grad for table in tables(model).values()):
+        delattr(model.config, RECORD)
 
 
 def _changes(model: PreTrainedModel, config: QuantizationConfig) -> bool:
@@ -163,5 +199,9 @@ def _packed(rows: Tensor) -> Tensor:
 
 
 def _unpacked(packed: Tensor, dtype: torch.dtype) -> Tensor:
-    most = packed[:, -SCALE:].contiguous().view(torch.bfloat16)
-    return (packed[:, :-SCALE].float() * (most.float() / _LEVELS)).to(dtype)
+    return (packed[:, :-SCALE].float() * (_scales(packed).float() / _LEVELS)).to(dtype)
+
+
+def _scales(packed: Tensor) -> Tensor:
+    """The largest magnitude of each row, ``[rows, 1]``."""
+    return packed[:, -SCALE:].contiguous().view(torch.bfloat16)

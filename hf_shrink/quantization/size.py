@@ -11,7 +11,7 @@ from hf_shrink.quantization.backend import Tensors, backend_for
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.cast import dtype_of
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.embeddings import RECORD, embedding_tensors, tensors_as
+from hf_shrink.quantization.embeddings import embedding_tensors
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.targets import features, projections
 
@@ -76,10 +76,7 @@ def _tensors(
             cast = dtype_of(model, name, dtype) if dtype is not None and tensor.is_floating_point() else tensor.dtype
             tensors[name] = (cast, tuple(tensor.shape))
         seen.add(id(tensor))
-    if config is not None:
-        tensors |= embedding_tensors(model, config, bool(quantized))
-    elif (kind := getattr(model.config, RECORD, None)) is not None:
-        tensors |= tensors_as(model, kind, bool(stored_bits(model)))
+    tensors |= embedding_tensors(model, config, bool(quantized) or bool(stored_bits(model)))
     if config is not None and quantized:
         layers = projections(model)
         for name, width in quantized.items():

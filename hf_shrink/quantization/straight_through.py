@@ -29,7 +29,7 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
         quantization: for all that ``quantize`` would quantise, or by layer.
 
     Raises:
-        RecipeError: no rounding of bitsandbytes, or nothing to quantise.
+        RecipeError: no rounding of bitsandbytes, nothing to quantise, or as ``refuse_unseen``.
         MismatchError: a layer that the model does not have, or weights that are no float32: steps smaller than their
             precision would be lost.
     """
@@ -41,6 +41,7 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
                 f"quantization: weights are trained as bitsandbytes stores them in 8 or 4 bits, got backend {config.backend}, "
                 f"bits {config.bits}.\nUse bits: 8 or 4{way}."
             )
+        refuse_unseen(config)
     if isinstance(quantization, QuantizationConfig):
         found = dict.fromkeys(keep_plan(model, quantization).quantized, quantization)
     else:
@@ -58,6 +59,16 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
                 "its precision would be lost.\nLoad the model in float32; `bf16: true` computes in 16 bits."
             )
     return found
+
+
+def refuse_unseen(config: QuantizationConfig) -> None:
+    """A RecipeError where ``config`` rounds more than the weights of layers: training would not see it, nor who judges it."""
+    for name, usual in (("embeddings", "keep"), ("dtype", None), ("compute_dtype", "float32")):
+        if (value := getattr(config, name)) not in (usual, "float32"):
+            raise RecipeError(
+                f"quantization.{name}: {value} rounds more than weights of layers, and training sees those alone: what is "
+                "judged would not be what is stored.\nRemove it, or use recovery.method: adapters."
+            )
 
 
 @contextmanager

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, GPTQConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    GPTQConfig,
+    T5ForConditionalGeneration,
+)
 from transformers.pytorch_utils import Conv1D
 
 from hf_shrink import QuantizationConfig, dequantize, quantize
@@ -14,7 +20,7 @@ from hf_shrink.quantization.bitsandbytes import restored, stored_bits
 from hf_shrink.targets import oriented
 from hf_shrink.training.recovery import with_adapters
 from tests.loading.cuts import assert_same, first_output, noisy
-from tests.tiny import tiny_causal_lm, tiny_classifier
+from tests.tiny import tiny_causal_lm, tiny_classifier, tiny_config
 
 SLOW = pytest.mark.slow
 
@@ -55,6 +61,19 @@ def test_a_model_that_transformers_itself_quantised(tmp_path: Path):
     error = (back.get_submodule(square).weight - model.get_submodule(square).weight).norm()
     assert 0 < error < 0.02 * model.get_submodule(square).weight.norm()  # transposed it would be as large as the weight
     assert back.lm_head.weight is back.transformer.wte.weight
+
+
+@pytest.mark.parametrize(("family", "dtype"), [("llama", "bfloat16"), ("t5", "float16")])
+def test_tables_alone_go_back_in_the_precision_that_loading_gives(family, dtype, tmp_path: Path):
+    """Rotary tables that are worked out at loading, and what T5 keeps in float32, would be other numbers after a reload."""
+    model = T5ForConditionalGeneration(tiny_config("t5")).eval() if family == "t5" else tiny_causal_lm("llama")
+    back = dequantize(quantize(model, QuantizationConfig(bits=16, embeddings="int8")), dtype=dtype)
+    assert save(back, tmp_path) == "stock"
+    again = type(model).from_pretrained(tmp_path)
+    ours, theirs = ({**dict(m.named_parameters()), **dict(m.named_buffers())} for m in (back, again))
+    assert ours.keys() == theirs.keys() and {t.dtype for t in ours.values()} == {torch.float32, getattr(torch, dtype)}
+    assert all(t.dtype == theirs[name].dtype and torch.equal(t, theirs[name]) for name, t in ours.items())
+    assert back.dtype == again.dtype == getattr(torch, dtype)
 
 
 def test_what_has_no_way_back_is_refused():

@@ -102,3 +102,23 @@ def test_what_fits_is_let_through(tmp_path: Path):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
     assert load_model(str(folder)).is_loaded_in_8bit and inspect_model(str(folder)).quantization == "bitsandbytes 8-bit"
+
+
+def test_only_what_is_loaded_is_judged(tmp_path: Path):
+    """A quantised variant beside a float model, under a name that from_pretrained does not ask for, made the folder useless."""
+    folder, other = folder_of(tmp_path / "float", None), folder_of(tmp_path / "8", 8)
+    (other / "model.safetensors").rename(folder / "model.int8.safetensors")
+    assert load_model(str(folder)).num_parameters()
+
+
+def test_a_config_that_skips_every_layer_says_nothing_false(tmp_path: Path):
+    folder = folder_of(tmp_path / "float", None)
+    words = json.loads((folder / "config.json").read_text())
+    for skipped, fits in ((["bert", "classifier"], True), (["classifier"], False)):
+        record = {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": skipped}
+        (folder / "config.json").write_text(json.dumps({**words, "quantization_config": record}))
+        if fits:
+            assert load_model(str(folder)).num_parameters()
+        else:
+            with pytest.raises(MismatchError, match="without scales"):
+                load_model(str(folder))

@@ -44,8 +44,8 @@ def rounded_copy(model, config):
 @pytest.mark.parametrize("config", [EIGHT, NF4, FP4, HALF, HALF_EIGHT], ids=["int8", "nf4", "fp4", "half nf4", "half int8"])
 def test_weights_are_rounded_as_they_are_stored_bit_for_bit(family, config):
     """A block laid along the other side of GPT-2's layers would be another rounding, and so would one before a cast."""
-    model = made(family)
-    roundings, small = roundings_of(model, config), quantize(model, config)
+    model, small = made(family), quantize(made(family), config)
+    roundings = dict.fromkeys(keep_plan(model, config).quantized, config)
     assert roundings.keys() == stored_bits(small).keys() and roundings
     for name in roundings:
         found = as_stored(oriented(model.get_submodule(name)), config)
@@ -119,7 +119,7 @@ def test_layers_may_have_different_bits():
     bits = {name: (4, 8, 16)[i % 3] for i, name in enumerate(plan.quantized)}
     small = store_mixed(model, auto, plan, bits)
     given = {name: auto.at(width) for name, width in bits.items() if width != 16}
-    check_stored(model, small, roundings_of(model, given))
+    check_stored(model, small, given)
 
 
 def test_what_cannot_be_rounded_is_refused():
@@ -127,6 +127,12 @@ def test_what_cannot_be_rounded_is_refused():
     for config in (QuantizationConfig(backend="onnx"), QuantizationConfig(bits=16, dtype="bfloat16")):
         with pytest.raises(RecipeError, match="as bitsandbytes stores them in 8 or 4 bits, got backend"):
             roundings_of(model, config)
+    for name, value in (("embeddings", "int8"), ("dtype", "bfloat16"), ("compute_dtype", "bfloat16")):
+        config = QuantizationConfig(bits=4, **{name: value})  # answers in training were not those of what was stored
+        for given in (config, {"bert.encoder.layer.0.output.dense": config}):
+            with pytest.raises(RecipeError, match=f"quantization.{name}: {value} rounds more"):
+                roundings_of(model, given)
+    assert roundings_of(model, QuantizationConfig(bits=4, dtype="float32", compute_dtype="float32"))
     with pytest.raises(RecipeError, match=r"for auto pass \{layer: config\}"):
         roundings_of(model, QuantizationConfig(bits="auto", budget={"bits_per_weight": 6}))
     with pytest.raises(MismatchError, match=r"has no projection 'bert\.enc'"):
