@@ -90,8 +90,9 @@ def check_quality(report: dict[str, Any], folder: str) -> None:
     missed = [stage for stage in gate["stages"] if not stage["held"]]
     last = next((stage for stage in missed if stage["name"] == gate["model"]), missed[-1])
     asked = "" if gate["bound"] is None else f" ({gate['rule']})"
+    told = "" if any("failed" in known for known in (report.get("usage") or {}).values()) else " and on the card there"
     raise QualityError(
         f"gate missed: {last['why']}{asked}\n"
-        f"Every number is in {folder}/hf_shrink_report.json and on the card there; nothing was published.\n"
+        f"Every number is in {folder}/hf_shrink_report.json{told}; nothing was published.\n"
         "Shrink less or train longer; or change `gate` and run again, which judges anew without training."
     )

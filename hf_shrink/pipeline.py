@@ -27,6 +27,7 @@ from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.publishing.push import Pushed, push_to
 from hf_shrink.publishing.readme import check_card
 from hf_shrink.publishing.target import Target, preflight
+from hf_shrink.publishing.usage import check_rehearsed
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
@@ -102,6 +103,7 @@ def run(recipe: Recipe, *, overwrite: bool = False, accept_changes: Sequence[str
         tell_trackers(recipe, work, report)
         write_page(work)
         check_quality(report, str(work.folder))
+        check_rehearsed(report["usage"])
         return Outcome(work.folder, report, None if target is None else push_to(target, work.folder))
 
 

@@ -3,7 +3,8 @@
 In this process, because another one would import for eight seconds at the end of each run, and a copy of one that has trained
 has threads that hold locks. The code is all ours; a card's texts are in it as quoted names only. What running it could leave
 behind comes back after: random numbers, warnings, the connection to the Hub. What only this process knows is taken away:
-hf_shrink's part of transformers, where the code does not import it, and the network.
+hf_shrink's part of transformers, where the code does not import it, and the network. Code that comes with a model is refused;
+nobody is asked.
 """
 
 import ast
@@ -11,19 +12,21 @@ import contextlib
 import importlib.util
 import io
 import json
+import random
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
-from hf_shrink.errors import IntegrityError
+from hf_shrink.errors import SecurityError
 from hf_shrink.lines import first_line
 from hf_shrink.loading.quantizer import unregistered
 from hf_shrink.markdown import clean
-from hf_shrink.publishing.usage import FOLDER, codes, fingerprint
+from hf_shrink.publishing.usage import FOLDER, codes, fingerprint, model_digest
 from hf_shrink.quiet import quiet_loading
 
 _LINES, _CHARACTERS = 20, 800
@@ -38,45 +41,61 @@ def rehearse(report: Mapping[str, Any], folder: Path) -> dict[str, dict[str, str
         folder: with the model, its tokenizer and what else the code opens.
 
     Returns:
-        For the report, under ``usage``: by piece its ``sha256`` and what it ``printed``, or why it was ``not_executed``.
+        For the report, under ``usage``: by piece its ``sha256``, the ``model`` that it ran on (``model_digest``) and what it
+        ``printed``; or why it was ``not_executed``; or the line on which it ``failed`` and what that raised.
 
     Raises:
-        IntegrityError: a piece fails; the message has the line and what it raised.
+        SecurityError: the model can only be loaded with code that comes with it.
     """
-    return {piece: _run(code, folder) for piece, code in codes(report).items()}
+    digest = model_digest(folder)
+    return {piece: _run(code, folder, digest) for piece, code in codes(report).items()}
 
 
-def _run(code: str, folder: Path) -> dict[str, str]:
-    done = {"sha256": fingerprint(code)}
-    if missing := _missing(code, folder):
+def _run(code: str, folder: Path, digest: str) -> dict[str, str]:
+    done = {"sha256": fingerprint(code), "model": digest}
+    config = _config(folder)
+    _refuse_kernels(config, folder.name)
+    if missing := _missing(code, config):
         return {**done, "not_executed": f"{missing} is not installed"}
-    here = code.replace(json.dumps(FOLDER)[1:-1], json.dumps(folder.resolve().as_posix())[1:-1])
+    quoted = json.dumps(folder.resolve().as_posix(), ensure_ascii=False)[1:-1]
+    here = code.replace(FOLDER, quoted.encode("ascii", "backslashreplace").decode())  # Python's escapes, not those of JSON
     printed = io.StringIO()
     try:
         with _aside(code), contextlib.redirect_stdout(printed):
             exec(compile(here, _NAME, "exec"), {"__name__": "__card__"})
-    except (MemoryError, torch.OutOfMemoryError):
-        return {**done, "not_executed": "the memory is too small to load the model once more"}
     except Exception as error:
-        raise IntegrityError(_failure(code, folder, error)) from error
+        if "trust_remote_code" in str(error):
+            raise SecurityError(
+                f"{folder.name}: it needs code from its own folder, which hf_shrink never runs. No card was made."
+            ) from error
+        if _is_memory(error):
+            return {**done, "not_executed": "the memory is too small to load the model once more"}
+        return {**done, "failed": _failure(code, folder, error)}
     return {**done, "printed": _short(printed.getvalue())}
 
 
 @contextlib.contextmanager
 def _aside(code: str) -> Iterator[None]:
-    """As for a stranger: no network, no word on the screen, and hf_shrink known only where ``code`` imports it."""
-    from huggingface_hub import constants
+    """As for a stranger: no network, no word on the screen, and hf_shrink known only where ``code`` imports it.
 
-    offline = constants.HF_HUB_OFFLINE
+    Of a model with code of its own, transformers asks on the terminal whether to run it; with no time to answer, it refuses.
+    """
+    from huggingface_hub import constants
+    from transformers import dynamic_module_utils
+
+    offline, seconds = constants.HF_HUB_OFFLINE, dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    drawn, drawn_by_numpy = random.getstate(), numpy.random.get_state()
     alone = contextlib.nullcontext() if "hf_shrink" in _imports(code) else unregistered()
     with alone, quiet_loading(), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.manual_seed(0)
-        constants.HF_HUB_OFFLINE = True
+        constants.HF_HUB_OFFLINE, dynamic_module_utils.TIME_OUT_REMOTE_CODE = True, 0
         try:
             yield
         finally:
-            constants.HF_HUB_OFFLINE = offline
+            constants.HF_HUB_OFFLINE, dynamic_module_utils.TIME_OUT_REMOTE_CODE = offline, seconds
+            random.setstate(drawn)
+            numpy.random.set_state(drawn_by_numpy)
 
 
 def _imports(code: str) -> set[str]:
@@ -90,12 +109,35 @@ def _imports(code: str) -> set[str]:
     return found
 
 
-def _missing(code: str, folder: Path) -> str | None:
-    """A package that the code or the model's files need and that is not installed; None where all are."""
-    config = folder / "config.json"
-    stored = "bitsandbytes" in (config.read_text(encoding="utf-8") if config.is_file() else "")
-    needed = {*_imports(code), *({"bitsandbytes"} if stored else ()), *({"peft"} if "load_adapter" in code else ())}
+def _config(folder: Path) -> dict[str, Any]:
+    """What ``config.json`` says; empty where it is missing or damaged, which the code itself will meet."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _refuse_kernels(config: Mapping[str, Any], name: str) -> None:
+    for key in ("attn_implementation", "experts_implementation"):
+        if "/" in (kernel := str(config.get(key) or config.get(f"_{key}") or "")):
+            raise SecurityError(f"config of {name}: {key} {kernel!r} is code from the Hub. Remove the key.")
+
+
+def _missing(code: str, config: Mapping[str, Any]) -> str | None:
+    """A package that the code or the stored weights need and that is not installed; None where all are."""
+    stored = config.get("quantization_config") or {}
+    packed = stored.get("quant_method") == "bitsandbytes" or any(
+        stored.get(key) for key in ("bitsandbytes", "load_in_8bit", "load_in_4bit")
+    )
+    needed = {*_imports(code), *({"bitsandbytes"} if packed else ()), *({"peft"} if "load_adapter" in code else ())}
     return next((name for name in sorted(needed) if importlib.util.find_spec(name) is None), None)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether the machine is too small, however the library says it: torch's allocator on a CPU has no error of its own."""
+    words = ("allocate memory", "out of memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(each in str(error).lower() for each in words)
 
 
 def _failure(code: str, folder: Path, error: Exception) -> str:
@@ -103,11 +145,7 @@ def _failure(code: str, folder: Path, error: Exception) -> str:
     numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _NAME]
     number = (numbers[-1] if numbers else getattr(error, "lineno", None)) or 1
     line, said = code.splitlines()[number - 1].strip(), first_line(error).replace(folder.resolve().as_posix(), folder.name)
-    return (
-        f"README.md: not made, because line {number} of its code that uses the model fails on this folder: {line}\n"
-        f"{type(error).__name__}: {said}\n"
-        "All other files are there. Repair the files that it names, or report it to hf_shrink, and run the recipe again."
-    )
+    return f"line {number}: {line}\n{type(error).__name__}: {said}"
 
 
 def _short(printed: str) -> str:

@@ -16,7 +16,7 @@ from hf_shrink.models.load import config_of
 from hf_shrink.models.reference import resolve
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.plan import Prepared
-from hf_shrink.publishing.readme import write_card
+from hf_shrink.publishing.readme import set_aside, write_card
 from hf_shrink.publishing.selection import CARD
 from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
@@ -40,7 +40,8 @@ def write_report(
 ) -> dict[str, Any]:
     """Run the card's code, write the three files beside the model, and return the report.
 
-    People may edit the card, so the manifest leaves it out.
+    People may edit the card, so the manifest leaves it out. Code that fails makes no card, and one that is there is set aside;
+    the report says why, and ``check_rehearsed`` raises it when the rest is done.
 
     Args:
         recipe: of the run.
@@ -49,9 +50,6 @@ def write_report(
         measured: the numbers of all stages.
         kept: what the gate lets stand; None where there is no gate.
         overwrite: replace our parts of a card that is there, even where they were edited.
-
-    Raises:
-        IntegrityError: the card's code does not run; neither card nor report is written.
     """
     is_done = work.result("report") is not None
     if is_done:
@@ -59,17 +57,21 @@ def write_report(
     else:
         say("report: begins")
         report = _report(recipe, prepared, work, measured, kept)
-        report["usage"] = rehearse(report, work.folder)
+    told = report.get("usage") or {}
+    if is_done and (work.folder / CARD).is_file() and not any("failed" in known for known in told.values()):
+        return report
+    report["usage"] = rehearse(report, work.folder)
 
     def write(fresh: Path) -> dict[str, Any]:
         (fresh / NAME).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (fresh / RECIPE).write_text(recipe.to_yaml(), encoding="utf-8")
         return {}
 
-    if not is_done or not (work.folder / CARD).is_file():
+    if not any("failed" in known for known in report["usage"].values()):
         write_card(work.folder, report, overwrite=overwrite)
-    if not is_done:
-        work.write_artefact("report", write)
+    elif not is_done:
+        set_aside(work.folder)
+    work.write_artefact("report", write, reaches=() if is_done else None)
     return dict(json.loads((work.folder / NAME).read_text(encoding="utf-8")))
 
 
@@ -99,6 +101,7 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         **({"recovery": final["recovery"]} if "recovery" in final else {}),
         **({"onnx": dict(graphs)} if graphs else {}),
         "tier": final["tier"],
+        **_positions(work.folder),
         "reload": {"max_difference": final["max_difference"]},
         "weights": {name: value for name, value in inputs.items() if value not in ("", "None")},
         "data": prepared.splits.source,
@@ -107,6 +110,13 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         "wall_time_s": round(trained + measured.seconds, 1),
         "seed": recipe.seed,
     }
+
+
+def _positions(folder: Path) -> dict[str, int]:
+    """Tokens that the model has room for, where its config says so."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    said = config.get("max_position_embeddings", config.get("n_positions"))
+    return {"positions": said} if isinstance(said, int) else {}
 
 
 def _weights(reference: str, revision: str | None) -> str:

@@ -14,11 +14,12 @@ from typer.testing import CliRunner
 
 from hf_shrink import Recipe, gated, pipeline, run, trainings
 from hf_shrink.cli import app
-from hf_shrink.errors import QualityError, RecipeError
+from hf_shrink.errors import IntegrityError, QualityError, RecipeError
 from hf_shrink.files import sha256
 from hf_shrink.inspection import inspect_model
 from hf_shrink.measurement.gate import judge_gate
 from hf_shrink.plan import make_plan
+from hf_shrink.publishing import usage
 from hf_shrink.publishing.push import push
 from hf_shrink.verification import verify_model
 
@@ -208,3 +209,26 @@ def test_the_command_ends_with_7_after_all_is_written_and_with_0_where_rolling_b
     nothing = command("{keep: 0.8, on_miss: roll_back}")
     assert nothing.exit_code == 7 and nothing.stdout == "" and not stages()["gate"]["held"]
     assert "misses its quality gate" in written[1].read_text()
+
+
+def test_a_missed_gate_is_said_before_code_that_fails_and_no_card_of_another_model_is_left(
+    own: Path, held: dict[str, bool], monkeypatch: pytest.MonkeyPatch
+):
+    """Hidden behind the code, the gate costs a repair of what nobody will publish; and the old card's numbers would stand."""
+    card = FOLDER / "README.md"
+    card.write_text(card.read_text() + "\n## Mine\n")
+    held["quantized"] = False
+    with monkeypatch.context() as broken:
+        broken.setitem(usage._CALLS, "text-classification", "print(model.words)")
+        for _ in range(2):
+            with pytest.raises(QualityError) as caught:
+                run(recipe("{keep: 0.9}"))
+        assert "on the card" not in str(caught.value) and not stages()["gate"]["held"]
+        assert "line 4" in stages()["usage"]["model"]["failed"] and (FOLDER / "report.html").is_file()
+        assert not card.exists() and "## Mine" in (FOLDER / "README.before.md").read_text()
+        held["quantized"] = True
+        with pytest.raises(IntegrityError, match="line 4"):
+            run(recipe("{keep: 0.8}"))
+    run(recipe("{keep: 0.8}"))
+    assert card.read_text().rstrip().endswith("## Mine") and "Executed when" in card.read_text()
+    assert not (FOLDER / "README.before.md").exists() and "failed" not in stages()["usage"]["model"]

@@ -32,6 +32,8 @@ from hf_shrink.yaml_core import write
 _SAME = 0.05
 """A factor within 5% of 1 is neither smaller nor faster."""
 
+_SHA256 = 64
+"""Hex digits of one; a commit has 40."""
 
 USAGE = "how-to-use"
 """The part of a card that says where the model is."""
@@ -152,7 +154,7 @@ def _facts(report: Mapping[str, Any], stages: list[Report], repo_id: str | None,
         "label_names": report.get("label_names") or [],
         "reload": (report.get("reload") or {}).get("max_difference"),
         "recipe": _fenced(write(_runnable(recipe)).strip(), "yaml") if recipe else None,
-        "local_keys": _local_keys(recipe, report.get("data") or {}),
+        "local_keys": _local_keys(recipe, report.get("data") or {}, report.get("weights") or {}),
         "weights": report.get("weights") or {},
         "remarks": report.get("remarks") or [],
         "license": clean(given.get("license") or ""),
@@ -172,20 +174,39 @@ def _code(report: Mapping[str, Any], repo_id: str | None, revision: str | None) 
     """Each piece of code, with what it printed as comments, and whether it was executed."""
     found = {}
     for piece, text in codes(report, repo_id, revision).items():
-        printed, told = executed(report, piece)
+        printed, told = executed(report, piece, repo_id)
         found[piece] = {"text": _fenced("\n".join([text, *(f"# {line}" for line in printed)]), "python"), "executed": told}
     return found
 
 
-def _local_keys(recipe: Mapping[str, Any], data: Mapping[str, Any]) -> list[str]:
-    """Keys of the recipe that name what only its author has, as far as it is known."""
-    teacher = recipe.get("teacher") or {}
+def _local_keys(recipe: Mapping[str, Any], data: Mapping[str, Any], weights: Mapping[str, Any] | None = None) -> list[str]:
+    """Keys of the recipe that name what only its author has, as far as it is known.
+
+    Args:
+        recipe: as published.
+        data: what the report says of the data; a sha256 is that of a file.
+        weights: and of the weights that the run read.
+    """
+    teacher, recorded = recipe.get("teacher") or {}, weights or {}
     teachers = {"teacher": teacher} if isinstance(teacher, Mapping) else {f"teacher.{i}": t for i, t in enumerate(teacher)}
-    named = {"model": recipe.get("model"), **{f"{key}.model": each.get("model") for key, each in teachers.items()}}
-    found = [key for key, value in named.items() if str(value or "").startswith("local: ")]
+    digests = [recorded.get("teacher" if i == 0 else f"teacher.{i}") for i in range(len(teachers))]
+    named = {"model": (recipe.get("model"), recorded.get("model"))}
+    named |= {
+        f"{key}.model": (each.get("model"), digest) for (key, each), digest in zip(teachers.items(), digests, strict=True)
+    }
+    found = [key for key, (value, digest) in named.items() if _is_local(str(value or ""), str(digest or ""))]
     dataset = str((recipe.get("data") or {}).get("dataset") or "")
     from_files = any(str(key).startswith("sha256") for key in data) and not dataset.startswith("package:")
-    return found + (["data.dataset"] if from_files or dataset.startswith("local: ") else [])
+    found += ["data.dataset"] if from_files or dataset.startswith("local: ") else []
+    tasks = (recipe.get("measurement") or {}).get("lm_eval") or {}
+    return found + (["measurement.lm_eval.folder"] if isinstance(tasks, Mapping) and tasks.get("folder") else [])
+
+
+def _is_local(reference: str, digest: str) -> bool:
+    """Whether a model was a folder: its path says so, or a sha256 is noted of its weights and not a commit of the Hub."""
+    if reference.startswith("package:") or not reference:
+        return False
+    return reference.startswith("local: ") or reference.count("/") > 1 or len(digest.split("+")[0]) == _SHA256
 
 
 def _runnable(recipe: Mapping[str, Any]) -> dict[str, Any]:

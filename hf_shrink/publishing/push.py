@@ -142,10 +142,12 @@ def with_card(selection: Selection, target: Target) -> Selection:
     if REPORT not in found or CARD not in found:
         return selection
     from hf_shrink.publishing.card import for_repo  # here, so that pushing other folders leaves torch unimported
+    from hf_shrink.publishing.usage import digest_of, proven
 
+    digest = digest_of({each.name: each.sha256 for each in selection.uploads if each.is_weights})
     try:
         text = found[CARD].read().decode("utf-8")
-        card = for_repo(text, json.loads(found[REPORT].read()), target.repo_id, target.revision)
+        card = for_repo(text, proven(json.loads(found[REPORT].read()), digest), target.repo_id, target.revision)
     except (RecipeError, IntegrityError, UnicodeDecodeError):
         return selection  # a card that only its writer understands goes as it is, if the checks let it
     found[CARD] = upload_of(CARD, card.encode("utf-8"))

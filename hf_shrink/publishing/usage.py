@@ -3,15 +3,19 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from hf_shrink.errors import IntegrityError
+from hf_shrink.files import sha256
 from hf_shrink.markdown import clean
+from hf_shrink.publishing.selection import is_published, is_weights
 from hf_shrink.tasks import TASKS
 
 _CALLS = {
     "token-classification": 'print(model("Put a text here.", aggregation_strategy="simple"))',
     "fill-mask": 'print(model(f"Put a text with {model.tokenizer.mask_token} here."))',
-    "text-generation": 'print(model("Put the beginning of a text here.", max_new_tokens=40)[0]["generated_text"])',
+    "text-generation": 'print(model("Put the beginning of a text here.", max_new_tokens={tokens})[0]["generated_text"])',
 }
 
 _SCRIPTS = {
@@ -38,7 +42,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 model = AutoModelForSeq2SeqLM.from_pretrained("path/to/this/folder")
 inputs = tokenizer("Put a text here.", return_tensors="pt")
 inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0], skip_special_tokens=True))""",
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens={tokens})[0], skip_special_tokens=True))""",
     "sentence-embedding": """\
 import torch
 from transformers import AutoModel, AutoTokenizer
@@ -55,6 +59,12 @@ print(vectors @ vectors.T)  # how alike the texts are, from -1 to 1""",
 """For tasks that ``transformers.pipeline`` does not know, or answers otherwise."""
 
 
+_MOST = {"text-generation": 40, "seq2seq": 64}
+"""Tokens to generate; fewer where the model has few positions."""
+
+_ROOM = 80
+"""Positions that hold the longest of these texts, a token for each of its letters, and the tokens to generate."""
+
 FOLDER = "path/to/this/folder"
 """What stands for the model where nobody knows its name on the Hub."""
 
@@ -70,7 +80,9 @@ def codes(report: Mapping[str, Any], repo_id: str | None = None, revision: str |
     task, recovery = (report.get("recipe") or {}).get("task"), report.get("recovery") or {}
     if not task:
         return {}
-    found = {"model": usage(str(task), report.get("tier"), repo_id, revision, recovery.get("base_tier"))}
+    said = report.get("positions")
+    positions = said if isinstance(said, int) else None
+    found = {"model": usage(str(task), report.get("tier"), repo_id, revision, recovery.get("base_tier"), positions)}
     return {**found, "onnx": graph_usage(str(task), repo_id, revision)} if report.get("onnx") else found
 
 
@@ -79,7 +91,36 @@ def fingerprint(code: str) -> str:
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def executed(report: Mapping[str, Any], piece: str) -> tuple[list[str], str]:
+def model_digest(folder: Path) -> str:
+    """``digest_of`` the published weights and graphs in a folder; those of stages and checkpoints below are not the model."""
+    inside = (path for place in ("", "adapter", "onnx") for path in (folder / place).glob("*") if path.is_file())
+    names = (path.relative_to(folder).as_posix() for path in inside)
+    return digest_of({name: sha256(folder / name) for name in names if is_published(name) and is_weights(name)})
+
+
+def digest_of(weights: Mapping[str, str]) -> str:
+    """One SHA-256 over the names of weights and the sha256 of each, by which a report knows what the code ran on."""
+    return hashlib.sha256("".join(f"{digest} {name}\n" for name, digest in sorted(weights.items())).encode()).hexdigest()
+
+
+def proven(report: Mapping[str, Any], digest: str) -> dict[str, Any]:
+    """``report`` without what it says of executing code on another model than that of ``digest``."""
+    told = report.get("usage") or {}
+    return {**report, "usage": {piece: known for piece, known in told.items() if known.get("model") == digest}}
+
+
+def check_rehearsed(usage: Mapping[str, Mapping[str, str]]) -> None:
+    """Raises: IntegrityError: a piece of the card's code failed; the message has the line and what it raised."""
+    failed = next((known["failed"] for known in usage.values() if "failed" in known), None)
+    if failed is None:
+        return
+    raise IntegrityError(
+        f"README.md: not made, because its code that uses the model fails on this folder at {failed}\n"
+        "All other files are there. Repair the files that it names, or report it to hf_shrink, and run the recipe again."
+    )
+
+
+def executed(report: Mapping[str, Any], piece: str, repo_id: str | None = None) -> tuple[list[str], str]:
     """What the report says of executing a piece of ``codes``: the lines that it printed, and a sentence about it.
 
     Both are empty where it says nothing, or where it is about other code than this version writes.
@@ -87,15 +128,23 @@ def executed(report: Mapping[str, Any], piece: str) -> tuple[list[str], str]:
     known, code = (report.get("usage") or {}).get(piece) or {}, codes(report).get(piece, "")
     if known.get("sha256") != fingerprint(code):
         return [], ""
+    if known.get("failed"):
+        return [], "It failed when it was executed."
     if reason := known.get("not_executed"):
         return [], f"Not executed here: {clean(reason)}."
     lines = [clean(line) for line in str(known.get("printed") or "").splitlines()]
     told = "the comments at its end are what it printed" if lines else "it printed nothing"
-    return lines, f"Executed when this card was made, with the folder in the place of the name; {told}."
+    stood = " and its graph in that of the download" if piece == "onnx" and repo_id is not None else ""
+    return lines, f"Executed when this card was made, with the folder in the place of the name{stood}; {told}."
 
 
 def usage(
-    task: str, tier: str | None, repo_id: str | None = None, revision: str | None = None, base_tier: str | None = None
+    task: str,
+    tier: str | None,
+    repo_id: str | None = None,
+    revision: str | None = None,
+    base_tier: str | None = None,
+    positions: int | None = None,
 ) -> str:
     """Python that loads the model, where it can with ``transformers.pipeline``, and calls it once.
 
@@ -105,12 +154,14 @@ def usage(
         repo_id: name on the Hub; None writes a folder to fill in.
         revision: branch there; None is ``main``.
         base_tier: of the model without its adapter.
+        positions: tokens that the model has room for; None where it does not say.
     """
     loader = "import hf_shrink  # tells transformers how to load this model\n" if "plugin" in (tier, base_tier) else ""
     if task in _SCRIPTS:
-        return loader + _SCRIPTS[task].replace(f'"{FOLDER}"', json.dumps(repo_id or FOLDER) + _branch(repo_id, revision))
+        script = _bounded(_SCRIPTS[task], _MOST.get(task), positions)
+        return loader + script.replace(f'"{FOLDER}"', json.dumps(repo_id or FOLDER) + _branch(repo_id, revision))
     word = TASKS[task].pipeline if task in TASKS else task
-    call = _CALLS.get(word, 'print(model("Put a text here."))')
+    call = _bounded(_CALLS.get(word, 'print(model("Put a text here."))'), _MOST.get(word), positions)
     if tier == "adapter" and task in TASKS:
         auto, branch = TASKS[task].auto_class, _branch(repo_id, revision)
         where = f'{{"subfolder": "adapter"{_entry(repo_id, revision)}}}'
@@ -149,6 +200,16 @@ def graph_usage(task: str, repo_id: str | None = None, revision: str | None = No
         f'{opening}tokens = tokenizer("Put a text here.", return_tensors="np", return_token_type_ids=True)\n'
         "print(session.run(None, {each.name: tokens[each.name] for each in session.get_inputs()})[0])"
     )
+
+
+def _bounded(code: str, tokens: int | None, positions: int | None) -> str:
+    """Code with so many tokens to generate that they and the text before them fit into the model's positions."""
+    if tokens is None:
+        return code
+    if positions is not None and positions < _ROOM:
+        code = code.replace("Put the beginning of a text here.", "Text").replace("Put a text here.", "Text")
+    most = tokens if positions is None else max(1, min(tokens, positions // 2))
+    return code.replace("{tokens}", str(most))
 
 
 def _entry(repo_id: str | None, revision: str | None) -> str:

@@ -67,7 +67,7 @@ def test_a_base_from_the_hub_is_named_where_its_commit_proves_it():
 
 def test_what_was_local_is_asked_for_in_the_command():
     """As it stands the command would look for the author's folders, or take a stranger's data set of the same name."""
-    data = report(weights={"model": "ab" * 32})
+    data = report(weights={"model": "ab" * 32, "teacher": "cd" * 20})
     assert "hf-shrink run hf_shrink_recipe.yaml --set teacher.model=...\n```" in render(data)
     assert f"- weights of model: {'ab' * 32}\n" in render(data)
     data["recipe"]["teacher"] = [{"model": "a/b"}, {"model": "/home/somebody/t"}]
@@ -75,6 +75,11 @@ def test_what_was_local_is_asked_for_in_the_command():
     assert "hf_shrink_recipe.yaml --set teacher.1.model=... --set data.dataset=...\n```" in render(data)
     data["data"], data["recipe"]["teacher"] = {}, None
     assert "hf-shrink run hf_shrink_recipe.yaml\n```" in render(data) and "author's machine" not in render(data)
+    data["recipe"] |= {"model": "base", "teacher": [{"model": "a/b"}, {"model": "runs/teacher"}, {"model": "runs/teacher/x"}]}
+    data["recipe"]["measurement"] = {"lm_eval": {"tasks": ["mine"], "folder": "tasks"}}
+    data["weights"]["teacher.1"] = "+".join(["ef" * 32] * 2)
+    named = ["model", "teacher.1.model", "teacher.2.model", "measurement.lm_eval.folder"]
+    assert re.findall(r"--set (\S+)=\.\.\.", render(data)) == named, "relative paths, too"
 
 
 @pytest.mark.parametrize(
