@@ -1,5 +1,6 @@
 """The card as a file: made from the report, with what somebody wrote into it kept."""
 
+import itertools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -83,13 +84,13 @@ def make_card(
 
 def write_card(folder: Path, report: Mapping[str, Any], *, overwrite: bool = False) -> WrittenCard:
     """``make_card`` from a report in memory; a card that was set aside comes back with what somebody wrote into it."""
-    old, aside = _read(folder), folder / ASIDE
-    if old is None and aside.is_file():
-        old = _read(folder, ASIDE)
+    before = not (folder / CARD).is_file() and (folder / ASIDE).is_file()
+    old = _read(folder, ASIDE if before else CARD)
     text = render(proven(report, model_digest(folder)), old=old, overwrite=overwrite)
-    if text != old or not (folder / CARD).is_file():
+    if text != old or before:
         write_text(folder / CARD, text)
-    aside.unlink(missing_ok=True)
+    if before:
+        (folder / ASIDE).unlink()
     found = parse(text)
     theirs = [f"{key} ({HEAD})" for key in found.head if key not in (found.keys or ())]
     theirs += [piece.text.strip().splitlines()[0] for piece in found.pieces if not piece.name]
@@ -98,15 +99,16 @@ def write_card(folder: Path, report: Mapping[str, Any], *, overwrite: bool = Fal
 
 def set_aside(folder: Path) -> None:
     """Give the card another name, under which it is not published: it is about another model than the one in ``folder``."""
+    names = itertools.chain([ASIDE], (ASIDE.replace(".md", f".{i}.md") for i in itertools.count(1)))
     if (folder / CARD).is_file():
-        (folder / CARD).replace(folder / ASIDE)
+        (folder / CARD).replace(folder / next(name for name in names if not (folder / name).exists()))
 
 
 def check_card(folder: Path) -> None:
     """Raises: RecipeError, IntegrityError: a card in ``folder`` could not be written again without a loss."""
-    for name in (CARD, ASIDE):
-        if (old := _read(folder, name)) is not None:
-            check_replaceable(parse(old), overwrite=False)
+    old = _read(folder)
+    if (old := _read(folder, ASIDE) if old is None else old) is not None:
+        check_replaceable(parse(old), overwrite=False)
 
 
 def _read(folder: Path, name: str = CARD) -> str | None:

@@ -1,6 +1,7 @@
 """What somebody writes into a card survives, what is ours is replaced, and nothing of either is lost unsaid."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,8 +9,9 @@ from huggingface_hub import ModelCard
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError
 from hf_shrink.publishing.card import for_repo, render
-from hf_shrink.publishing.readme import check_card, make_card, write_card
+from hf_shrink.publishing.readme import ASIDE, check_card, make_card, set_aside, write_card
 from hf_shrink.publishing.sections import parse
+from hf_shrink.publishing.selection import CARD
 from tests.publishing.report import report, stage
 
 
@@ -193,3 +195,21 @@ def test_metadata_of_somebody_may_be_any_yaml():
     card = render(report()).replace("---\n", "---\ndate: 2026-01-02\nmodel_creator: [a, {b: 1.5}]\n", 1)
     head = yaml.safe_load(render(report(), old=card).split("---")[1])
     assert str(head["date"]) == "2026-01-02" and head["model_creator"] == ["a", {"b": 1.5}]
+
+
+def test_cards_that_are_set_aside_lose_no_word(tmp_path: Path):
+    """A second one in the place of the first, or a file of the user's own that only has the name."""
+    for text in ("first", "second", "third"):
+        (tmp_path / CARD).write_text(text)
+        set_aside(tmp_path)
+    assert not (tmp_path / CARD).exists()
+    kept = [tmp_path / name for name in (ASIDE, "README.before.1.md", "README.before.2.md")]
+    assert [path.read_text() for path in kept] == ["first", "second", "third"]
+    (tmp_path / CARD).write_text(render(report()))
+    write_card(tmp_path, report(seed=8))
+    assert kept[0].read_text() == "first"
+    (tmp_path / CARD).write_text((tmp_path / CARD).read_text() + "\n## Mine\n")
+    kept[0].unlink()
+    set_aside(tmp_path)
+    card = write_card(tmp_path, report(seed=9))
+    assert card.kept == ("## Mine",) and card.changed and not kept[0].exists()
