@@ -1,14 +1,11 @@
 """Load a model for a task, its tokenizer or config, strictly: what a checkpoint lacks is named, never made up in silence."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,11 +16,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError, SecurityError, ShrinkError
+from hf_shrink.errors import MismatchError, RecipeError, ResourceError, SecurityError
 from hf_shrink.finite import check_finite
 from hf_shrink.headers import check_record, check_storage
-from hf_shrink.lines import few, first_line
+from hf_shrink.lines import few
 from hf_shrink.models.config import DType
+from hf_shrink.models.explained import explained
 from hf_shrink.models.pairs import labels_of
 from hf_shrink.models.reference import check_source, is_local, refuse_adapter, shown
 from hf_shrink.quiet import quiet_loading
@@ -53,7 +51,7 @@ def load_tokenizer(reference: str, *, revision: str | None = None, download: boo
     missing = ResourceError(f"tokenizer of {shown(reference)}: not there. Save the model's tokenizer beside it.")
     if Path(source).is_dir() and not any((Path(source) / name).is_file() for name in _TOKENIZERS):
         raise missing
-    with _explained(f"tokenizer of {shown(reference)}", revision):
+    with explained(f"tokenizer of {shown(reference)}", revision):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False, local_files_only=not download
         )
@@ -133,7 +131,7 @@ def load_for(
         config.num_labels = kind.outputs
     set_padding(config, kind)
     auto: Any = getattr(transformers, kind.auto_class)
-    with _explained(name, revision), quiet_loading():
+    with explained(name, revision), quiet_loading():
         model, info = auto.from_pretrained(
             check_source(reference, revision),
             config=config,
@@ -164,7 +162,7 @@ def load_model(reference: str, *, revision: str | None = None) -> PreTrainedMode
     name, config = f"model {shown(reference)}", _config(reference, revision)
     named = (config.architectures or [""])[0]
     kind: Any = getattr(transformers, named, AutoModel)
-    with _explained(name, revision), quiet_loading():
+    with explained(name, revision), quiet_loading():
         model, info = kind.from_pretrained(
             check_source(reference, revision),
             revision=revision,
@@ -185,7 +183,7 @@ def _config(reference: str, revision: str | None, **options: Any) -> PreTrainedC
     if is_local(source) and not Path(source, "config.json").is_file():
         raise ResourceError(f"{shown(reference)}: the folder has no config.json. Name the folder that save_pretrained wrote.")
     check_record(f"model {shown(reference)}", Path(source))
-    with _explained(f"config of {shown(reference)}", revision):
+    with explained(f"config of {shown(reference)}", revision):
         config: PreTrainedConfig = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
     check_storage(f"model {shown(reference)}", getattr(config, "quantization_config", None), Path(source))
     if "/" in (kernel := config._attn_implementation or ""):
@@ -261,41 +259,3 @@ def _check_keys(where: str, model: PreTrainedModel, info: dict[str, Any], new_he
             f"{few([*missing, *mismatched, *unexpected], 10)}\n"
             "Use a checkpoint of this architecture" + (", or ask for a new head." if not new_head else ".")
         )
-
-
-@contextmanager
-def _explained(what: str, revision: str | None) -> Iterator[None]:
-    """Errors of the libraries below become ours: what failed and one thing to do, without their paths and addresses."""
-    try:
-        yield
-    except ShrinkError:
-        raise
-    except SafetensorError as error:
-        raise IntegrityError(f"{what}: its weights file is damaged ({error}). Download or copy it again.") from error
-    except ImportError as error:
-        raise ResourceError(f"{what}: a package is missing: {first_line(error)}") from error
-    except OSError as error:
-        raise ResourceError(f"{what}: {_reason(error, revision)}") from error
-    except (ValueError, KeyError, RuntimeError) as error:
-        if "trust_remote_code" in str(error):
-            raise SecurityError(f"{what}: it needs code from its own repository, which hf_shrink never runs.") from error
-        raise MismatchError(f"{what}: {first_line(error)}") from error
-
-
-def _reason(error: BaseException, revision: str | None) -> str:
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in causes:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    if any(isinstance(c, GatedRepoError) for c in causes):
-        return "the repository is gated. Accept its terms on the Hub, then run: hf auth login"
-    if any(isinstance(c, RevisionNotFoundError) for c in causes):
-        return f"there is no revision {revision!r}. Name a commit, tag or branch that exists."
-    if any(isinstance(c, RepositoryNotFoundError) for c in causes):
-        return "no such repository, or a private one. Check the name, or set HF_TOKEN."
-    if any(isinstance(c, LocalEntryNotFoundError) for c in causes) or "couldn't connect" in str(error):
-        return "not in the cache, and the Hub is off or out of reach. Download it once while online, or name a folder."
-    if "safetensors" in str(error):
-        return "no model.safetensors in it; other formats can run code and are not read. Convert it to safetensors."
-    return first_line(error)
