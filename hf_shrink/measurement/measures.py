@@ -83,6 +83,23 @@ def _timed(label: str, *, remark: bool = False) -> Row:
 
 
 # Counting comes before any forward pass: some CPUs repack 4-bit weights in place at the first one.
+def _points(name: str, label: str, *, hub: str) -> dict[str, Row]:
+    """A score, its difference from the baseline's in points, and the part of it that is left."""
+    return {
+        name: Row(label, "higher", remark=True, hub=hub),
+        f"{name}_difference": Row(f"{label} difference", "higher"),
+        f"{name}_recovery": Row(f"{label} recovery", "higher"),
+    }
+
+
+def _ratio(name: str, label: str, *, hub: str) -> dict[str, Row]:
+    """A score of which less is better, and how many times the baseline's it is."""
+    return {
+        name: Row(label, "lower", against="ratio", remark=True, hub=hub),
+        f"{name}_ratio": Row(f"{label} ratio", "lower"),
+    }
+
+
 MEASURES: Mapping[str, Measure] = {
     "parameters": Measure(
         each(parameters),
@@ -110,58 +127,26 @@ MEASURES: Mapping[str, Measure] = {
     "quality": Measure(
         quality,
         {
-            "accuracy": Row("accuracy", "higher", remark=True, hub="accuracy"),
-            "accuracy_difference": Row("accuracy difference", "higher"),
-            "accuracy_recovery": Row("accuracy recovery", "higher"),
-            "macro_f1": Row("macro F1", "higher", remark=True, hub="f1"),
-            "macro_f1_difference": Row("macro F1 difference", "higher"),
-            "macro_f1_recovery": Row("macro F1 recovery", "higher"),
-            "entity_f1": Row("entity F1", "higher", remark=True, hub="f1"),
-            "entity_f1_difference": Row("entity F1 difference", "higher"),
-            "entity_f1_recovery": Row("entity F1 recovery", "higher"),
-            "tag_accuracy": Row("tag accuracy", "higher", remark=True, hub="accuracy"),
-            "tag_accuracy_difference": Row("tag accuracy difference", "higher"),
-            "tag_accuracy_recovery": Row("tag accuracy recovery", "higher"),
-            "micro_f1": Row("micro F1", "higher", remark=True, hub="f1"),
-            "micro_f1_difference": Row("micro F1 difference", "higher"),
-            "micro_f1_recovery": Row("micro F1 recovery", "higher"),
-            "pearson": Row("Pearson correlation", "higher", remark=True, hub="pearsonr"),
-            "pearson_difference": Row("Pearson correlation difference", "higher"),
-            "pearson_recovery": Row("Pearson correlation recovery", "higher"),
-            "spearman": Row("Spearman correlation", "higher", remark=True, hub="spearmanr"),
-            "spearman_difference": Row("Spearman correlation difference", "higher"),
-            "spearman_recovery": Row("Spearman correlation recovery", "higher"),
-            "mse": Row("mean squared error", "lower", against="ratio", remark=True, hub="mse"),
-            "mse_ratio": Row("mean squared error ratio", "lower"),
-            "perplexity": Row("perplexity", "lower", against="ratio", remark=True, hub="perplexity"),
-            "perplexity_ratio": Row("perplexity ratio", "lower"),
-            "next_token_accuracy": Row("next-token accuracy", "higher", remark=True, hub="accuracy"),
-            "next_token_accuracy_difference": Row("next-token accuracy difference", "higher"),
-            "next_token_accuracy_recovery": Row("next-token accuracy recovery", "higher"),
+            **_points("accuracy", "accuracy", hub="accuracy"),
+            **_points("macro_f1", "macro F1", hub="f1"),
+            **_points("entity_f1", "entity F1", hub="f1"),
+            **_points("tag_accuracy", "tag accuracy", hub="accuracy"),
+            **_points("micro_f1", "micro F1", hub="f1"),
+            **_points("pearson", "Pearson correlation", hub="pearsonr"),
+            **_points("spearman", "Spearman correlation", hub="spearmanr"),
+            **_ratio("mse", "mean squared error", hub="mse"),
+            **_ratio("perplexity", "perplexity", hub="perplexity"),
+            **_points("next_token_accuracy", "next-token accuracy", hub="accuracy"),
             "next_token_agreement": Row("same next token as the baseline", "higher"),
-            "answer_f1": Row("answer F1", "higher", remark=True, hub="f1"),
-            "answer_f1_difference": Row("answer F1 difference", "higher"),
-            "answer_f1_recovery": Row("answer F1 recovery", "higher"),
-            "exact_match": Row("exact match", "higher", remark=True, hub="exact_match"),
-            "exact_match_difference": Row("exact match difference", "higher"),
-            "exact_match_recovery": Row("exact match recovery", "higher"),
-            "similarity_spearman": Row("Spearman correlation of similarities", "higher", remark=True, hub="spearmanr"),
-            "similarity_spearman_difference": Row("Spearman correlation of similarities difference", "higher"),
-            "similarity_spearman_recovery": Row("Spearman correlation of similarities recovery", "higher"),
+            **_points("answer_f1", "answer F1", hub="f1"),
+            **_points("exact_match", "exact match", hub="exact_match"),
+            **_points("similarity_spearman", "Spearman correlation of similarities", hub="spearmanr"),
             "cosine_to_baseline": Row("mean cosine to the baseline's vectors", "higher"),
-            "rouge_l": Row("ROUGE-L", "higher", remark=True, hub="rouge"),
-            "rouge_l_difference": Row("ROUGE-L difference", "higher"),
-            "rouge_l_recovery": Row("ROUGE-L recovery", "higher"),
-            "chrf": Row("chrF", "higher", remark=True, hub="chrf"),
-            "chrf_difference": Row("chrF difference", "higher"),
-            "chrf_recovery": Row("chrF recovery", "higher"),
-            "target_perplexity": Row("perplexity of targets", "lower", against="ratio", remark=True, hub="perplexity"),
-            "target_perplexity_ratio": Row("perplexity of targets ratio", "lower"),
-            "masked_perplexity": Row("perplexity of hidden tokens", "lower", against="ratio", remark=True, hub="perplexity"),
-            "masked_perplexity_ratio": Row("perplexity of hidden tokens ratio", "lower"),
-            "masked_token_accuracy": Row("hidden-token accuracy", "higher", remark=True, hub="accuracy"),
-            "masked_token_accuracy_difference": Row("hidden-token accuracy difference", "higher"),
-            "masked_token_accuracy_recovery": Row("hidden-token accuracy recovery", "higher"),
+            **_points("rouge_l", "ROUGE-L", hub="rouge"),
+            **_points("chrf", "chrF", hub="chrf"),
+            **_ratio("target_perplexity", "perplexity of targets", hub="perplexity"),
+            **_ratio("masked_perplexity", "perplexity of hidden tokens", hub="perplexity"),
+            **_points("masked_token_accuracy", "hidden-token accuracy", hub="accuracy"),
             "masked_token_agreement": Row("same hidden token as the baseline", "higher"),
         },
     ),

@@ -107,18 +107,23 @@ def _spearman(answers: Estimates, weights: Weights) -> npt.NDArray[np.float64]:
     return correlation(midranks(answers.predicted, weights), midranks(answers.labels, weights), weights)
 
 
+def _of_texts(kind: type, name: str) -> Score:
+    """Perplexity, over whatever tokens an answer counts."""
+    return Score(
+        name,
+        kind,
+        whole=lambda a: score(Perplexity, a.nll, a.tokens),
+        weighted=_perplexity,
+        unit="ppl",
+        scale=1.0,
+        change="ratio",
+    )
+
+
 def _of_tokens(kind: type[TokenAnswers], perplexity: str, accuracy: str) -> tuple[Score, Score]:
     """Both numbers of answers about tokens, under the names that each kind of model gives them."""
     return (
-        Score(
-            perplexity,
-            kind,
-            whole=lambda a: score(Perplexity, a.nll, a.tokens),
-            weighted=_perplexity,
-            unit="ppl",
-            scale=1.0,
-            change="ratio",
-        ),
+        _of_texts(kind, perplexity),
         Score(
             accuracy,
             kind,
@@ -173,15 +178,7 @@ SCORES: tuple[Score, ...] = (
         whole=lambda a: score(ChrF, a.predicted, a.references),
         weighted=lambda a, weights: chrf((weights @ a.characters).reshape(-1, ORDERS, 3)),
     ),
-    Score(
-        "target_perplexity",
-        Written,
-        whole=lambda a: score(Perplexity, a.nll, a.tokens),
-        weighted=_perplexity,
-        unit="ppl",
-        scale=1.0,
-        change="ratio",
-    ),
+    _of_texts(Written, "target_perplexity"),
     Score(
         "entity_f1",
         EntityTags,
