@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hf_shrink.loading.dequantize import dequantize
     from hf_shrink.loading.oneshot import prune, quantize
     from hf_shrink.loading.onnx_export import export_onnx
+    from hf_shrink.loading.save import save
     from hf_shrink.loading.shrink_config import ShrinkConfig
     from hf_shrink.measurement.compare import compare
     from hf_shrink.measurement.measure import measure
@@ -44,6 +45,7 @@ _HOMES = {
     "push": "hf_shrink.publishing.push",
     "quantize": "hf_shrink.loading.oneshot",
     "run": "hf_shrink.pipeline",
+    "save": "hf_shrink.loading.save",
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "push",
     "quantize",
     "run",
+    "save",
 ]
 
 

@@ -23,17 +23,22 @@ from hf_shrink.quantization.bitsandbytes import repacked, stored_bits
 from hf_shrink.quantization.embeddings import RECORD, recorded_dtype
 from hf_shrink.quiet import quiet_loading
 
+_INDEX = "model.safetensors.index.json"
+
 Tier = Literal["stock", "plugin"]
 """``stock``: plain transformers loads it. ``plugin``: after ``import hf_shrink``."""
 
 
 def save(
     model: PreTrainedModel,
-    folder: Path,
+    folder: str | Path,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Tier:
     """Write config, weights and tokenizer; a file is in ``folder`` whole or not at all, and the config comes last.
+
+    Also for a model that came from a bitsandbytes checkpoint, whose own ``save_pretrained`` raises NotImplementedError in
+    transformers: the numbers are written bit for bit as they were read.
 
     Args:
         model: with any shapes, quantised by bitsandbytes or not; it stays as it is.
@@ -41,13 +46,17 @@ def save(
         tokenizer: saved beside the model.
 
     Returns:
-        The lowest tier that can express the model.
+        The lowest tier that can express the model: ``stock`` loads with plain transformers, ``plugin`` after
+        ``import hf_shrink``.
 
     Raises:
         IntegrityError: the model's 4-bit weights can no longer be saved.
-        MismatchError: shapes that neither a stock config nor ours can say.
+        MismatchError: no transformers model, adapters on it, shapes that neither a stock config nor ours can say, or
+            files in ``folder`` that would be loaded in the place of the model or with it.
         ResourceError: the disk is full or the folder cannot be written.
     """
+    folder = Path(folder)
+    _check(model, folder)
     if layers := repacked(model):
         raise IntegrityError(
             f"{folder.name}: {len(layers)} 4-bit layers were repacked for the CPU, first {layers[0]}; they cannot be saved.\n"
@@ -58,6 +67,22 @@ def save(
         if tokenizer is not None:
             tokenizer.save_pretrained(fresh)
     return tier
+
+
+def _check(model: Any, folder: Path) -> None:
+    """What would be written must be the whole model, and what is loaded from ``folder`` later must be that alone."""
+    name = type(model).__name__
+    if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
+        raise MismatchError(
+            f"save: {name} carries adapters, which are no part of the model's file.\n"
+            "Save them by its own save_pretrained(), merge them (merge_and_unload) or take them off (unload) before."
+        )
+    if not isinstance(model, PreTrainedModel):
+        raise MismatchError(f"save: expected a transformers PreTrainedModel, got {name}.")
+    if held := [found for found in (_INDEX, CONFIG) if (folder / found).exists()]:
+        raise MismatchError(
+            f"{folder.name}: holds {held[0]}, so that from_pretrained would read other weights too. Choose another folder."
+        )
 
 
 def save_adapter(adapted: PeftModel, folder: Path) -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+import hf_shrink
 from hf_shrink import QuantizationConfig, ShrinkConfig, quantize
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.loading.save import record_shapes, save
@@ -154,6 +156,47 @@ def test_a_folder_that_cannot_be_is_a_resource_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="cannot be written"):
         save(tiny_classifier(), tmp_path / "file")
+
+
+@pytest.mark.parametrize("held", ["model.safetensors.index.json", "adapter_config.json"])
+def test_a_folder_whose_other_weights_would_be_loaded_is_refused(held, tmp_path: Path):
+    """Otherwise the folder loads an adapter on top of the model, or keeps shards that count as its bytes."""
+    (tmp_path / held).write_text("{}")
+    with pytest.raises(MismatchError, match=rf"holds {held}"):
+        save(made("bert", "float", odd=False), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [held]
+
+
+@pytest.mark.parametrize("how", ["peft", "transformers"])
+def test_a_model_with_adapters_is_refused(how, tmp_path: Path):
+    """Its own save_pretrained would write the adapter alone, into a folder that cannot be loaded by itself."""
+    model, config = made("bert", "float", odd=False), LoraConfig(target_modules=["query"])
+    if how == "peft":
+        model = get_peft_model(model, config)
+    else:
+        model.add_adapter(config)
+    with pytest.raises(MismatchError, match="carries adapters"):
+        save(model, tmp_path / "one")
+    with pytest.raises(MismatchError, match="expected a transformers PreTrainedModel, got Linear"):
+        save(torch.nn.Linear(2, 2), tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_public_save_writes_again_what_plain_transformers_cannot(bits, tmp_path: Path):
+    """The stock path ends in NotImplementedError: should it work one day, this says that ``save`` is not needed for it."""
+    quantize(tiny_classifier("bert", hidden=64, ffn=256), QuantizationConfig(bits=bits)).save_pretrained(tmp_path / "one")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "one")
+    with pytest.raises(NotImplementedError):
+        again.save_pretrained(tmp_path / "stock")
+    assert hf_shrink.save(again, str(tmp_path / "two")) == "stock"
+    for name in ("config.json", "model.safetensors"):
+        ours, theirs = (tmp_path / folder / name for folder in ("two", "one"))
+        if name.endswith("json"):
+            assert json.loads(ours.read_text()) == json.loads(theirs.read_text())
+        else:
+            one, two = load_file(ours), load_file(theirs)
+            assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_four_bit_layers_that_were_repacked_are_refused(tmp_path: Path):
