@@ -47,6 +47,7 @@ WAYS = {
     "kl 2, alpha 1": Way(EVEN, taught(SOFT, alpha=1.0)),
     "logit mse": Way(EVEN, taught(LossTerm(loss="logit_mse"))),
     "kl 2, hidden": Way(EVEN, taught(SOFT, LossTerm(loss="hidden_mse"))),
+    "kl 2, hidden 10": Way(EVEN, taught(SOFT, LossTerm(loss="hidden_mse", weight=10.0))),
     "kl 2, pkd": Way(EVEN, taught(SOFT, LossTerm(loss="pkd", weight=10.0))),
     "kl 2, values": Way(EVEN, taught(SOFT, LossTerm(loss="value_relation_kl"))),
     "least KL, labels": Way(BEST),
