@@ -141,6 +141,12 @@ class CachedTeacher:
         rest = {t: found["rest"][..., i] for i, t in enumerate(self.layout.temperatures)} if self._has_rest else {}
         return {"kept": Kept(found["values"], found["ids"], rest).to(device)}
 
+    def before(self, head: object, inputs: Mapping[str, Any]) -> Tensor | Kept:
+        """What was kept of the answers, where a live teacher gives what its ``head`` would read: nothing to multiply."""
+        (found,) = self.outputs(inputs).values()
+        assert isinstance(found, Tensor | Kept)
+        return found
+
     @property
     def _has_rest(self) -> bool:
         return self.layout.top_k != self.layout.outputs

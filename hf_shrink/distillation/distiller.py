@@ -85,7 +85,8 @@ class Distiller:
         """Whether the terms can be had a few rows at a time: they read logits of classes alone, which stand in one order."""
         taught = self.config.alpha > 0 or self.config.alpha_end is not None
         fit = all(loss.outputs & {"classes", "words"} for loss in self._losses.values())  # others: ``mix`` refuses them
-        return taught and fit and self.layers is None and isinstance(self.teacher, Teacher) and self.teacher.label_order is None
+        one = isinstance(self.teacher, Teacher | CachedTeacher) and self.teacher.label_order is None
+        return taught and fit and self.layers is None and one
 
     @property
     def alpha(self) -> float:
@@ -184,7 +185,7 @@ class Distiller:
 
         Args:
             run_student: calls the student without labels.
-            heads: the last products of both models.
+            heads: the last products of both models; of the student alone where the teacher's answers are kept.
             inputs: the batch both models see, with its labels.
             task_count: what the sum of the task loss is divided by.
             count: what the sums of the terms are divided by.
@@ -193,10 +194,10 @@ class Distiller:
             MismatchError: the vocabularies differ in size.
             NonFiniteError: the teacher's logits hold a NaN or an infinity where it counts.
         """
-        assert isinstance(self.teacher, Teacher)
+        assert not isinstance(self.teacher, Ensemble)
         alpha, terms = self.alpha, self._terms
-        sizes = [head.out_features for head in (heads.student, heads.teacher)]
-        if self.words is None and sizes[0] != sizes[1] and not self.config.crosses:
+        sizes = [head.out_features for head in (heads.student, heads.teacher) if head is not None]
+        if self.words is None and sizes[0] != sizes[-1] and not self.config.crosses:
             raise MismatchError(f"distillation: the student has {sizes[0]} words, the teacher {sizes[1]}.")
         counts = [torch.as_tensor(n, dtype=torch.float32) for n in (task_count, *[count] * len(terms))]
         divisors = torch.stack([n.to(heads.student.weight.device) for n in counts])
@@ -208,9 +209,7 @@ class Distiller:
             self.teacher.before(heads.teacher, inputs),
             targets=targets(inputs),
             kept=self.positions(inputs),
-            terms=lambda student, teacher, labels: [
-                self._value(name, student[:, : self.words], teacher[:, : self.words], labels) for name in terms
-            ],
+            terms=lambda student, teacher, labels: [self._of_words(name, student, teacher, labels) for name in terms],
             factors=weights / divisors,
         )
         _refuse_not_finite(found.bad_rows)
@@ -240,6 +239,13 @@ class Distiller:
             options["labels"] = labels
         return loss.function(student, teacher, **options)
 
+    def _of_words(self, name: str, student: Tensor, teacher: Tensor | Kept, labels: Tensor) -> Tensor:
+        """As ``_value``, of the words that count: all that both know, or the teacher's likeliest and the rest."""
+        student, temperature = student[:, : self.words], self._terms[name].temperature
+        if isinstance(teacher, Kept):
+            return self._value(name, merge(student, teacher.ids, temperature), teacher.logits(temperature), labels)
+        return self._value(name, student, teacher[:, : self.words], labels)
+
     def _logit_sums(self, student: Tensor, teacher: Tensor, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
         """The sum of each term on logits over the positions that count."""
         if not self._on_logits or self.stage is not None:
@@ -265,12 +271,8 @@ class Distiller:
             raise MismatchError(
                 f"distillation: student logits {list(student.shape)}, positions in the cache {list(teacher.values.shape[:-1])}."
             )
-        ours, theirs, right = student[kept], teacher.to(student.device).at(kept), targets(inputs)[kept]
-        sums = {}
-        for name, term in self._terms.items():
-            merged = merge(ours, theirs.ids, term.temperature), theirs.logits(term.temperature)
-            sums[name] = self._value(name, *merged, right).sum()
-        return sums
+        ours, theirs, right = student[kept], teacher.to(student.device)[kept], targets(inputs)[kept]
+        return {name: self._of_words(name, ours, theirs, right).sum() for name in self._terms}
 
     def _layer_sums(self, student: Seen, teacher: Seen, inputs: Mapping[str, Any], kept: Tensor) -> dict[str, Tensor]:
         assert self.layers is not None

@@ -23,10 +23,14 @@ class Kept:
     ids: Tensor
     rest: Mapping[float, Tensor]
 
-    def at(self, where: Tensor) -> "Kept":
-        """These positions alone, ``[positions, ...]``; ``where`` is one boolean a position."""
+    def __getitem__(self, where: Tensor | slice) -> "Kept":
+        """These positions alone, ``[positions, ...]``; ``where`` is one boolean a position, or a slice of the first axis."""
         rest = {temperature: values[where] for temperature, values in self.rest.items()}
         return Kept(self.values[where], self.ids[where], MappingProxyType(rest))
+
+    def __len__(self) -> int:
+        """Of the first axis."""
+        return len(self.values)
 
     def to(self, device: torch.device) -> "Kept":
         """The same on ``device``."""

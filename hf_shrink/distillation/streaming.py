@@ -8,20 +8,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hf_shrink.distillation.fused import fused_sum
+from hf_shrink.distillation.fused import Answers, LastProduct, fused_sum
 from hf_shrink.distillation.heads import forward_as
 from hf_shrink.distillation.positions import IGNORED
 
-Terms = Callable[[Tensor, Tensor, Tensor], list[Tensor]]
-"""``(student_logits, teacher_logits, labels) -> values``: ``[n, words]``, ``[n]`` to one number a position for each term."""
+Terms = Callable[[Tensor, Any, Tensor], list[Tensor]]
+"""``(student_logits, answers, labels) -> values``: ``[n, words]``, ``[n]`` to one number a position for each term."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """The last products of student and teacher, both plain."""
+    """The last products of student and teacher, both plain; None for a teacher whose answers are there already."""
 
     student: nn.Linear
-    teacher: nn.Linear
+    teacher: nn.Linear | None
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Streamed:
 def streamed(
     run_student: Callable[[], Mapping[str, Any]],
     heads: Heads,
-    teacher_hidden: Tensor,
+    taught: Answers,
     *,
     targets: Tensor,
     kept: Tensor,
@@ -57,7 +57,7 @@ def streamed(
     Args:
         run_student: calls the student, wrapped or not, without labels.
         heads: of both models.
-        teacher_hidden: what the teacher's head would read, ``[batch, length, width]``.
+        taught: what the teacher's head would read, ``[batch, length, width]``; without a head, the teacher's answers.
         targets: the token to predict at each position, ``[batch, length]``; -100 where the task has none.
         kept: True where the terms count, ``[batch, length]``.
         terms: the values of the distillation losses.
@@ -68,18 +68,21 @@ def streamed(
     bad = torch.zeros(len(at), dtype=torch.bool, device=at.device)
     results: list[Tensor] = []
 
-    def score(student: Tensor, teacher: Tensor, rows: slice) -> Tensor:
+    def score(student: Tensor, teacher: Answers, rows: slice) -> Tensor:
         task = F.cross_entropy(student, at[rows], ignore_index=IGNORED, reduction="sum")
         here, labels = wanted[rows], at[rows]
         if not bool(here.all()):
             student, teacher, labels = student[here], teacher[here], labels[here]
-        if len(teacher):
+        if isinstance(teacher, Tensor) and len(teacher):
             low, high = teacher.aminmax(dim=-1)
             bad[rows.start : rows.stop][here] = ~(low.isfinite() & high.isfinite())
         return torch.stack([task, *(value.sum() for value in terms(student, teacher, labels))])
 
+    known, head = taught[counts], heads.teacher
+    answers = LastProduct(known, head.weight, head.bias) if head and isinstance(known, Tensor) else known.__getitem__
+
     def last_product(hidden: Tensor) -> Tensor:
-        total, sums = fused_sum(hidden[counts], heads.student, teacher_hidden[counts], heads.teacher, score, factors)
+        total, sums = fused_sum(hidden[counts], heads.student, answers, score, factors)
         results.append(sums)
         return total.reshape(1, 1, 1)  # as many dimensions as logits have: some models slice them
 

@@ -80,8 +80,9 @@ class Teacher:
         return found
 
     @torch.no_grad()
-    def before(self, head: nn.Linear, inputs: Mapping[str, Any]) -> Tensor:
+    def before(self, head: nn.Linear | None, inputs: Mapping[str, Any]) -> Tensor:
         """What ``head``, the model's last product, would read, ``[batch, length, width]``; the product is not taken."""
+        assert head is not None
         with forward_as(head, lambda hidden: hidden):
             hidden: Tensor = self.outputs(inputs)["logits"]
         return hidden

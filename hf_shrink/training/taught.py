@@ -226,14 +226,14 @@ class TaughtTrainer(SamplingTrainer):
         ids = inputs.get("input_ids")
         if not self.distiller.streams or self.args.torch_compile or not isinstance(ids, Tensor):
             return None
-        teacher = self.distiller.teacher.models[0]
-        if not predicts_next_token(inside(self.student)) or not predicts_next_token(inside(teacher)):
+        models = self.distiller.teacher.models  # none where the answers are kept
+        if not all(predicts_next_token(inside(model)) for model in (self.student, *models)):
             return None
-        student_head = plain_head(self.student, ids, own_loss=True)
-        if self.distiller.config.crosses:
-            ids = inputs[TEACHER_IDS]
-        teacher_head = None if student_head is None else plain_head(teacher, ids, own_loss=False)
-        return None if student_head is None or teacher_head is None else Heads(student_head, teacher_head)
+        head = plain_head(self.student, ids, own_loss=True)
+        if head is None or not models:
+            return None if head is None else Heads(head, None)
+        teacher_head = plain_head(models[0], inputs[TEACHER_IDS] if self.distiller.config.crosses else ids, own_loss=False)
+        return None if teacher_head is None else Heads(head, teacher_head)
 
     def _shared_words(self, teachers: list[Any]) -> int | None:
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""

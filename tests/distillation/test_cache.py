@@ -41,7 +41,7 @@ def test_answers_about_tokens_stand_at_their_tokens(side, tmp_path: Path, small_
     real = batch["attention_mask"].bool()
     logits = teacher(**batch)["logits"]
     torch.testing.assert_close(full.outputs(batch)["logits"][real], logits[real], rtol=0, atol=0)
-    kept = top.outputs(batch)["kept"].at(real)
+    kept = top.outputs(batch)["kept"][real]
     for temperature in (1.0, 3.0):
         wanted = (merge(logits[real], kept.ids, temperature) / temperature).softmax(-1)
         torch.testing.assert_close((kept.logits(temperature) / temperature).softmax(-1), wanted)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hf_shrink.distillation.fused import fused_sum
+from hf_shrink.distillation.fused import LastProduct, fused_sum
 from hf_shrink.distillation.losses import LOSSES
 
 ROWS, WIDTH, TEACHER_WIDTH, WORDS = 23, 12, 10, 31
@@ -24,6 +24,10 @@ def setting(bias, dtype=torch.float32):
     return hidden.requires_grad_(), head, teacher_hidden, teacher_head, labels
 
 
+def taught(hidden, head):
+    return LastProduct(hidden, head.weight, head.bias)
+
+
 def scorer(labels, names=("forward_kl", "reverse_kl"), temperature=2.0):
     def score(student, teacher, rows):
         task = F.cross_entropy(student, labels[rows], ignore_index=-100, reduction="sum")
@@ -40,7 +44,7 @@ FACTORS = torch.tensor([0.3, 0.5, 0.2]) / ROWS
 def test_loss_and_gradients_equal_those_of_all_logits_at_once(bias, chunk):
     """A chunk counted twice, or a last short one lost, only makes a gradient a little wrong."""
     hidden, head, teacher_hidden, teacher_head, labels = setting(bias)
-    total, sums = fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS, chunk=chunk)
+    total, sums = fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS, chunk=chunk)
     (5.0 * total).backward()
     ours = [hidden.grad, head.weight.grad, *([head.bias.grad] if bias else [])]
     hidden, head, teacher_hidden, teacher_head, labels = (
@@ -64,9 +68,9 @@ def test_loss_and_gradients_equal_those_of_all_logits_at_once(bias, chunk):
 def test_scored_in_pieces_nothing_changes(monkeypatch):
     """Rows of a chunk are scored a few at a time: labels must move with them."""
     hidden, head, teacher_hidden, teacher_head, labels = setting(True)
-    whole, _ = fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS)
+    whole, _ = fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS)
     monkeypatch.setattr("hf_shrink.distillation.fused._PIECE", 3 * WORDS)
-    parts, _ = fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS, chunk=8)
+    parts, _ = fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS, chunk=8)
     whole.backward()
     slope, hidden.grad = hidden.grad, None
     parts.backward()
@@ -78,18 +82,18 @@ def test_a_frozen_head_gets_no_gradient_and_a_frozen_body_none_either():
     """Adapters freeze the head: a gradient for it would cost its size in memory."""
     hidden, head, teacher_hidden, teacher_head, labels = setting(False)
     head.requires_grad_(False)
-    fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS)[0].backward()
+    fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS)[0].backward()
     assert head.weight.grad is None and hidden.grad.abs().sum() > 0
     head.requires_grad_(True)
     hidden = hidden.detach()
-    fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS)[0].backward()
+    fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS)[0].backward()
     assert hidden.grad is None and head.weight.grad.abs().sum() > 0
 
 
 def test_no_rows_give_zero_and_zero_gradients():
     """A batch in which nothing counts is no NaN."""
     hidden, head, teacher_hidden, teacher_head, labels = setting(True)
-    total, _ = fused_sum(hidden[:0], head, teacher_hidden[:0], teacher_head, scorer(labels[:0]), FACTORS)
+    total, _ = fused_sum(hidden[:0], head, taught(teacher_hidden[:0], teacher_head), scorer(labels[:0]), FACTORS)
     total.backward()
     assert total.item() == 0 and head.weight.grad.abs().sum() == 0
 
@@ -99,7 +103,7 @@ def test_autocast_takes_the_product_in_bfloat16_as_a_model_does():
     hidden, head, teacher_hidden, teacher_head, labels = setting(False)
     teacher_hidden, teacher_head = teacher_hidden.bfloat16(), teacher_head.bfloat16()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, sums = fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS)
+        _, sums = fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS)
         expected = scorer(labels)(head(hidden).float(), teacher_head(teacher_hidden).float(), slice(None))
     torch.testing.assert_close(sums, expected.detach(), rtol=1e-6, atol=0)
 
@@ -107,14 +111,14 @@ def test_autocast_takes_the_product_in_bfloat16_as_a_model_does():
 def test_half_precision_weights_get_gradients_of_their_own_type():
     """A float32 gradient on a bfloat16 weight is refused by autograd."""
     hidden, head, teacher_hidden, teacher_head, labels = setting(True, torch.bfloat16)
-    fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS)[0].backward()
+    fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS)[0].backward()
     assert {hidden.grad.dtype, head.weight.grad.dtype, head.bias.grad.dtype} == {torch.bfloat16}
 
 
 def test_a_second_backward_is_refused():
     """The gradients are scaled in place: a second time they would be scaled twice."""
     hidden, head, teacher_hidden, teacher_head, labels = setting(False)
-    total, sums = fused_sum(hidden, head, teacher_hidden, teacher_head, scorer(labels), FACTORS)
+    total, sums = fused_sum(hidden, head, taught(teacher_hidden, teacher_head), scorer(labels), FACTORS)
     assert not sums.requires_grad
     total.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second time"):

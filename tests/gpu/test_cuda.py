@@ -20,7 +20,7 @@ from hf_shrink import (
     quantize,
 )
 from hf_shrink.distillation.divergences import forward_kl
-from hf_shrink.distillation.fused import fused_sum
+from hf_shrink.distillation.fused import LastProduct, fused_sum
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.memory import memory
 from hf_shrink.measurement.size import weight_bytes
@@ -164,7 +164,9 @@ def test_the_fused_loss_equals_the_one_over_all_logits():
             return forward_kl(student, teacher, temperature=2.0).sum()[None]
 
         factors = torch.full((1,), 1 / 300, device=where)
-        total, _ = fused_sum(own, own_head, theirs.to(where), teacher_head, score, factors, chunk=64)
+        total, _ = fused_sum(
+            own, own_head, LastProduct(theirs.to(where), teacher_head.weight, teacher_head.bias), score, factors, chunk=64
+        )
         total.backward()
         found.append([total.detach().cpu(), own.grad.cpu(), own_head.weight.grad.cpu()])
     for ours, expected in zip(found[1], found[0], strict=True):

@@ -14,8 +14,9 @@ from hf_shrink.distillation.config import CacheConfig, DistillationConfig, LossT
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.training.taught import TaughtTrainer
 from tests.tiny import VOCABULARY
-from tests.training.runs import digest, model_for, same, trainer_for, weights
+from tests.training.runs import digest, gradient_norms, history, model_for, same, trainer_for, weights
 
 KL = DistillationConfig(alpha=0.7, losses=(LossTerm(temperature=2.0), LossTerm(loss="reverse_kl", temperature=2.0)))
 FAMILY = {"classification": "bert", "lm": "llama"}
@@ -98,6 +99,32 @@ def test_few_words_teach_less_than_all_but_in_the_same_direction(tmp_path: Path)
     live = trained("lm", tmp_path, model_for("llama", "lm", seed=5), learning_rate=0.0)
     pairs = zip(few.state.log_history[:-1], live.state.log_history[:-1], strict=True)
     assert all(0 < ours["loss/forward_kl"] < theirs["loss/forward_kl"] for ours, theirs in pairs)
+
+
+@pytest.mark.parametrize("top_k", [4, None], ids=["few", "all"])
+@pytest.mark.parametrize(
+    "words", [{}, {"gradient_accumulation_steps": 3}, {"bf16": True}], ids=["plain", "accumulation", "bf16"]
+)
+def test_a_language_model_learns_the_same_a_few_rows_of_logits_at_a_time(top_k, words, tmp_path: Path, monkeypatch):
+    """A path that is taken by itself must not be another training, nor all logits be there where it is taken."""
+    answers = cache(tmp_path, "lm", top_k=top_k, temperatures=(2.0,))
+    ours = trainer_for("llama", "lm", tmp_path, more={"teacher": answers, "distillation": KL}, dropout=False, **words)
+    sizes = []
+    ours.model.register_forward_hook(lambda _model, _args, out: sizes.append(out["logits"].numel()))
+    with gradient_norms(ours) as norms:
+        ours.train()
+    assert ours._heads is not None and ours._heads.teacher is None and {*sizes[1:]} == {1}  # the first finds the head
+    monkeypatch.setattr(TaughtTrainer, "streams", lambda *_: False)
+    full = trainer_for("llama", "lm", tmp_path, more={"teacher": answers, "distillation": KL}, dropout=False, **words)
+    with gradient_norms(full) as expected:
+        full.train()
+    tolerance = 3e-2 if "bf16" in words else 1e-4
+    assert norms == pytest.approx(expected, rel=tolerance) and len(norms) == 6
+    for mine, theirs in zip(history(ours)[:-1], history(full)[:-1], strict=True):
+        assert {"loss/task", "loss/forward_kl", "loss/reverse_kl"} < mine.keys() == theirs.keys()
+        assert {k: mine[k] for k in mine if "loss" in k} == pytest.approx(
+            {k: theirs[k] for k in mine if "loss" in k}, rel=tolerance
+        )
 
 
 def test_several_teachers_are_kept_as_the_one_they_are_together(tmp_path: Path):
