@@ -63,9 +63,9 @@ def start_student(job: Job, teacher: Path | None) -> PreTrainedModel:
         reference, revision = start_of(recipe)
         names = job.prepared.splits.label_names
         model = load_for(recipe.task, reference, label_names=names, revision=revision, new_head=True)
-    model = layers_left(model, recipe.student)
     entries = recipe.effective_pruning()
-    return cut_at_once(model, entries, calibration_batches(job) if any(map(reads_data, entries)) else None)
+    calibration = calibration_batches(job) if recipe.student.reconstruct or any(map(reads_data, entries)) else None
+    return cut_at_once(layers_left(model, recipe.student, calibration), entries, calibration)
 
 
 def measured_fractions(job: Job, model: PreTrainedModel) -> dict[str, float]:

@@ -71,11 +71,11 @@ def measure_sensitivity(
     reference, revision = start_of(recipe)
     tokenizer = load_tokenizer(reference, revision=revision)
     tokens = tokenize(splits, tokenizer, recipe.data.max_length)
-    model, came_from = trained_start(recipe, reference, revision, splits.label_names)
+    some = _batches(tokens.train.select(range(min(ROWS, len(tokens.train)))), splits.format.collator(tokenizer))
+    model, came_from = trained_start(recipe, reference, revision, splits.label_names, some)
     configs = recipe.effective_pruning()
     if came_from != "student":
-        some = tokens.train.select(range(min(ROWS, len(tokens.train))))
-        model = cut_at_once(model, configs, _batches(some, splits.format.collator(tokenizer)))
+        model = cut_at_once(model, configs, some)
     if all(entry.is_cut_at_once for entry in configs):
         configs = _everything(model)
     found = _measured(recipe, model, configs, tokens, tokenizer, splits.label_names, rows, fractions, latency=latency)

@@ -1,9 +1,10 @@
 """The model that a recipe's student starts from, as far as it has been trained already; nothing is trained or written here."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
@@ -19,7 +20,11 @@ _TEACHER = {"task", "data", "seed", "teacher"}
 
 
 def trained_start(
-    recipe: Recipe, reference: str, revision: str | None, label_names: Sequence[str]
+    recipe: Recipe,
+    reference: str,
+    revision: str | None,
+    label_names: Sequence[str],
+    calibration: Sequence[Mapping[str, Tensor]],
 ) -> tuple[PreTrainedModel, str]:
     """A model whose quality means something, and where it comes from: ``student``, ``teacher`` or ``reference``.
 
@@ -31,6 +36,7 @@ def trained_start(
         reference: of the weights that the student starts from, where the run has trained none.
         revision: of them.
         label_names: classes of the data.
+        calibration: batches of training rows, for layers that are fitted to stand for others.
 
     Raises:
         MismatchError: no head for these classes has been trained yet.
@@ -64,7 +70,7 @@ def trained_start(
             "Its quality on this data would be chance, and so would every loss. Run the recipe first: what it trains in "
             "output_dir is taken."
         ) from error
-    return layers_left(model, recipe.student), came_from
+    return layers_left(model, recipe.student, calibration), came_from
 
 
 def _recorded(folder: Path) -> tuple[set[str], Recipe | None]:

@@ -29,7 +29,8 @@ def layers_words(recipe: Recipe, start: Any) -> str:
         return f"starts from {source}"
     total = len(stacks_of(start, family_of(start, "student.layers"))[0][1])
     kept = kept_layers(total, recipe.student.layers, recipe.student.layer_choice)
-    return f"starts from layers {', '.join(map(str, kept))} of {source}'s {total} (counted from 0)"
+    fitted = ", each fitted to stand for those up to the next" if recipe.student.reconstruct else ""
+    return f"starts from layers {', '.join(map(str, kept))} of {source}'s {total} (counted from 0){fitted}"
 
 
 def distillation_words(config: DistillationConfig | None) -> Iterator[str]:

@@ -37,6 +37,11 @@ class StudentConfig(Config):
         description="Which layers a number means. uniform: evenly spaced, first and last in. alternate: every second (third, "
         "...) from layer 0.",
     )
+    reconstruct: bool = Field(
+        False,
+        description="Layer-drop: fit each layer that stays, by least squares on the first training rows, so that it stands for "
+        "those up to the next one.",
+    )
 
     @model_validator(mode="after")
     def _sizes_belong_to_scratch(self) -> Self:
@@ -53,6 +58,8 @@ class StudentConfig(Config):
     def _choice_belongs_to_a_number(self) -> Self:
         if "layer_choice" in self.model_fields_set and not isinstance(self.layers, int):
             raise ValueError("layer_choice would be ignored; it says which layers a number of `layers` means.")
+        if "reconstruct" in self.model_fields_set and self.layers is None:
+            raise ValueError("reconstruct would be ignored; it fits the layers that a layer-drop leaves: write layers.")
         return self
 
 

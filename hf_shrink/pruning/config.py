@@ -33,7 +33,7 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "block": ("block",),
     "allocation": ("unstructured", "block", "heads", "ffn"),
     "round_to": ("heads", "ffn", "hidden", "vocabulary"),
-    "reconstruct": (*_UNITS, "unstructured", "n_of_m"),
+    "reconstruct": (*_UNITS, "unstructured", "n_of_m", "layers"),
     "penalty": (*_ENTRIES, *_UNITS),
     "when": (*_ENTRIES, *_UNITS),
     "criterion": (*_ENTRIES, *_UNITS, "layers", "hidden"),
@@ -117,7 +117,8 @@ class PruningConfig(Config):
     reconstruct: bool = Field(
         False,
         description="heads, ffn: refit what reads the rest by least squares on calibration data; sparsegpt: fit the weights "
-        "that stay once more, which helps most where no training follows. Needs when: before.",
+        "that stay once more, which helps most where no training follows; both need when: before. layers: fit each one that "
+        "stays so that it stands for those up to the next.",
     )
     penalty: PenaltyConfig | None = Field(None, description="A sparsity-inducing term of the training loss.")
 

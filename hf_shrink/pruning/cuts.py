@@ -37,7 +37,8 @@ def cut_at_once(
     """
     for entry, config in cuts_of(configs):
         if config.structure == "layers":
-            model = drop_layers(model, layers_to_keep(model, config, entry, calibration))
+            fitted = calibration if config.reconstruct else None
+            model = drop_layers(model, layers_to_keep(model, config, entry, calibration), reconstruct=fitted)
         else:
             model = cut_hidden(model, hidden_to_keep(model, config, entry))
     return model
@@ -60,7 +61,8 @@ def cut_words(model: Any, configs: PruningConfig | Sequence[PruningConfig]) -> l
         by = own_name(config.criterion)
         if config.structure == "layers":
             total = count_layers(model, entry)
-            words.append(f"drops {removed_layers(model, config, entry)} of {total} layers, by {by}")
+            then = ", and fits the others to stand for them" if config.reconstruct else ""
+            words.append(f"drops {removed_layers(model, config, entry)} of {total} layers, by {by}{then}")
         else:
             before, width = model.config.hidden_size, hidden_width(model, config, entry)
             words.append(f"cuts the hidden width from {before} to {width}, by {by}")
@@ -71,7 +73,7 @@ def reads_data(config: PruningConfig) -> bool:
     """Whether an entry for layers or the hidden width needs calibration batches."""
     if config.structure not in _STRUCTURES:
         return False
-    if isinstance(config.criterion, str) and config.criterion in LAYER_CRITERIA:
+    if config.reconstruct or (isinstance(config.criterion, str) and config.criterion in LAYER_CRITERIA):
         return True
     return bool(set(as_criterion(config.criterion).needs) - GIVEN)
 

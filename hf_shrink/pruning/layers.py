@@ -16,6 +16,7 @@ from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.influence import block_influence
 from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top, removed_count
+from hf_shrink.pruning.standing_in import stand_in
 from hf_shrink.pruning.structures import check_prunable
 from hf_shrink.pruning.worth import layer_scores
 
@@ -58,7 +59,13 @@ def kept_layers(total: int, layers: int | Sequence[int], choice: LayerChoice = "
     return kept
 
 
-def drop_layers(model: PreTrainedModel, layers: int | Sequence[int], choice: LayerChoice = "uniform") -> PreTrainedModel:
+def drop_layers(
+    model: PreTrainedModel,
+    layers: int | Sequence[int],
+    choice: LayerChoice = "uniform",
+    *,
+    reconstruct: Sequence[Mapping[str, Tensor]] | None = None,
+) -> PreTrainedModel:
     """A smaller copy of ``model`` with only some of its layers, the same ones in an encoder and its decoder.
 
     The copy shares no tensor with the original, which stays as it was. Its config is a stock one with fewer layers; lists in
@@ -67,6 +74,8 @@ def drop_layers(model: PreTrainedModel, layers: int | Sequence[int], choice: Lay
     Args:
         model: of one of the known families, with any head.
         layers, choice: how many and which; see ``kept_layers``.
+        reconstruct: calibration batches; with them each layer that stays is fitted to stand for those up to the next one, see
+            ``stand_in``.
 
     Raises:
         RecipeError: an unknown family, layers that the model does not have, or T5's layer 0, which holds the position bias.
@@ -90,6 +99,8 @@ def drop_layers(model: PreTrainedModel, layers: int | Sequence[int], choice: Lay
         own = getattr(small.base_model.get_submodule(stack.layers.rpartition(".")[0]), "config", small.config)
         if own is not small.config:  # an encoder and a decoder have configs of their own, in which theirs is the count
             _cut_config(own, "num_hidden_layers", len(old), kept)
+    if reconstruct is not None:
+        stand_in(model, small, [kept for _, _, kept in cuts], reconstruct)
     return small
 
 

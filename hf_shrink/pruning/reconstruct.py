@@ -82,7 +82,7 @@ def _stack(
         for path, reader in projections(own).items():
             if id(reader) in keeps:
                 xx, xy = _moments(name, (whole, inside[path]), (own, reader), keeps[id(reader)], calls)
-                _refit(reader, keeps[id(reader)], xx, xy)
+                fit(reader, keeps[id(reader)], xx, xy, DAMPING)
         for layer, own_calls in zip((whole, own), calls, strict=True):
             for call in own_calls:
                 call.hidden = call.run(name, layer)
@@ -123,9 +123,18 @@ def _seen(name: str, where: tuple[nn.Module, Projection], call: Call, *, output:
     return counted(name, found[0], call.mask)
 
 
-def _refit(reader: Projection, keep: Tensor, xx: Tensor, xy: Tensor) -> None:
+def fit(reader: Projection, keep: Tensor, xx: Tensor, xy: Tensor, damping: float) -> None:
+    """Give ``reader``, in place, the weights that solve ``X'X W = X'Y``, with a ridge towards those it has.
+
+    Args:
+        reader: what is fitted.
+        keep: the inputs that it goes on reading, int64; for all others its weights become zero.
+        xx: ``X'X`` of these inputs, float64, and behind them of a constant one where there is a bias; is changed.
+        xy: ``X'Y``; is changed.
+        damping: the ridge, as a fraction of the mean squared input.
+    """
     size = float(xx.diagonal()[: len(keep)].mean())
-    ridge = DAMPING * size if size > 0 else 1.0  # nothing is read: the weights stay
+    ridge = damping * size if size > 0 else 1.0  # nothing is read: the weights stay
     xx.diagonal()[: len(keep)] += ridge  # the constant feature is not held back
     weight = oriented(reader)
     xy[: len(keep)] += ridge * weight[:, keep].T.double()  # towards the weights as they are, where data says nothing else
