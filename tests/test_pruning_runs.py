@@ -9,7 +9,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_shrink import Recipe, run
 from hf_shrink.errors import RecipeError
+from hf_shrink.models.load import load_for
 from hf_shrink.plan import make_plan
+from hf_shrink.pruning.layers import drop_layers, layers_to_keep
 from tests.project import make_project
 from tests.warm import hf_shrink
 
@@ -98,6 +100,39 @@ def test_what_is_pruned_before_training_stays_pruned_through_it(folder: Path):
     model = AutoModelForSequenceClassification.from_pretrained("out")
     weights = [m.weight for m in model.bert.encoder.layer.modules() if isinstance(m, torch.nn.Linear)]
     assert [int((w == 0).sum()) for w in weights] == [w.numel() // 2 for w in weights]
+
+
+@pytest.mark.parametrize(
+    ("pruning", "more", "says"),
+    [
+        (
+            "  []",
+            "student={start: teacher, layers: [0, 2], reconstruct: true}",
+            "each fitted to stand for those up to the next",
+        ),
+        (
+            "  - {structure: layers, sparsity: 0.5, reconstruct: true}",
+            "seed=0",
+            "by magnitude, and fits the others to stand for",
+        ),
+    ],
+    ids=["student", "pruning"],
+)
+def test_layers_are_fitted_to_stand_for_those_that_left_before_the_student_learns(folder: Path, pruning, more, says):
+    """A word that is planned and not done would only be seen as a student that needs longer."""
+    words = recipe(pruning, more, "training.learning_rate=0.0", "training.max_steps=1")
+    report = run(words).report
+    assert says in json.dumps(report) and says in json.dumps([stage.does for stage in make_plan(words).stages])
+    teacher, student = (load_for("text-classification", f"out/stages/{s}", new_head=False) for s in ("teacher", "student"))
+    kept = [0, 2] if "student" in more else layers_to_keep(teacher, words.pruning[0], "pruning.0")
+    texts = [line.rsplit(",", 1)[0] for line in Path("data/train.csv").read_text().splitlines()[1:]]
+    batch = dict(AutoTokenizer.from_pretrained("base")(texts[:64], return_tensors="pt", padding=True))
+    with torch.no_grad():
+        whole, plain, fitted = (
+            m.eval()(**batch, output_hidden_states=True).hidden_states[-1][batch["attention_mask"].bool()]
+            for m in (teacher, drop_layers(teacher, kept), student)
+        )
+    assert (fitted - whole).square().mean() < 0.5 * (plain - whole).square().mean()
 
 
 def test_a_budget_spent_by_sensitivity_is_kept_in_all(folder: Path):

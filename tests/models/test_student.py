@@ -56,6 +56,11 @@ def test_a_choice_without_a_number_would_be_ignored():
     assert layers_left(tiny_classifier("bert"), StudentConfig(layers=1, layer_choice="last")).config.num_hidden_layers == 1
 
 
+def test_a_fit_without_a_layer_drop_would_be_ignored():
+    with pytest.raises(RecipeError, match="reconstruct would be ignored; it fits the layers that a layer-drop leaves"):
+        StudentConfig(reconstruct=True)
+
+
 def test_an_int_always_keeps_that_many_with_both_ends():
     """Rounding that maps two places to one layer would keep fewer than asked, or one twice."""
     for total in range(2, 50):
