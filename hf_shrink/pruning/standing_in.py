@@ -100,8 +100,8 @@ def _moments(
     xx = torch.zeros(inputs + has_bias, inputs + has_bias, dtype=torch.float64, device=reader.weight.device)
     xy = torch.zeros(inputs + has_bias, outputs, dtype=torch.float64, device=reader.weight.device)
     for theirs, ours in zip(dense[2], own[2], strict=True):
-        wanted, _, _ = _seen(dense[0], dense[1], theirs, None, norm)
-        found, x, y = _seen(own[0], own[1], ours, reader, norm)
+        (wanted,) = _seen(dense[0], dense[1], theirs, norm)
+        found, x, y = _seen(own[0], own[1], ours, norm, reader)
         missing = wanted.double() - found.double() + y.double()
         x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1).double() if has_bias else x.double()
         xx += x.T @ x
@@ -111,8 +111,8 @@ def _moments(
     return xx, xy
 
 
-def _seen(name: str, layer: nn.Module, call: Call, reader: nn.Module | None, norm: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum at the end of a layer, before its ``norm`` if there is one, and what ``reader`` reads and puts out."""
+def _seen(name: str, layer: nn.Module, call: Call, norm: str, reader: nn.Module | None = None) -> list[Tensor]:
+    """The sum at the end of a layer, before its ``norm`` if there is one; of a ``reader`` also what it reads and puts out."""
     ends: list[Tensor] = []
     read: list[Tensor] = []
     hooks = []
@@ -125,8 +125,7 @@ def _seen(name: str, layer: nn.Module, call: Call, reader: nn.Module | None, nor
     finally:
         for hook in hooks:
             hook.remove()
-    seen = [counted(name, value, call.mask) for value in (ends[-1] if norm else output, *(read or (output, output)))]
-    return seen[0], seen[1], seen[2]
+    return [counted(name, value, call.mask) for value in (ends[-1] if norm else output, *read)]
 
 
 def _closing_norm(name: str, layer: nn.Module, call: Call) -> str:
