@@ -19,6 +19,7 @@ from hf_shrink.loading.save import save, save_adapter
 from hf_shrink.loading.verify import load_strictly, verify
 from hf_shrink.measurement.energy import metered
 from hf_shrink.models.load import load_for, load_tokenizer
+from hf_shrink.own_forward import unwrap_forward
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking, stored_bits
 from hf_shrink.quantization.config import entry_for
 from hf_shrink.quantization.divergence import Divergence
@@ -206,6 +207,7 @@ def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig,
     with metered(job.recipe.measurement.energy, scratch) as spent:
         trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
     model.eval()
+    unwrap_forward(model)
     return {"steps": trainer.state.global_step, **spent}
 
 

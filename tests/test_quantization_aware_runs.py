@@ -126,7 +126,9 @@ def test_zeros_bits_of_each_layer_frozen_parts_and_a_cut_vocabulary_stay(tmp_pat
                 "pruning=[{sparsity: 0.5, end_step: 2}, {structure: vocabulary, min_count: 1}]",
                 "optimization={freeze: [embeddings]}",
                 "quantization={bits: auto, budget: {bits_per_weight: 7}, calibration_rows: 8}",
-                "recovery={method: qat, calibration_rows: 8, training: {max_steps: 4, learning_rate: 0.01, use_cpu: true}}",
+                "recovery={method: qat, calibration_rows: 8, training: {max_steps: 4, learning_rate: 0.01}}",
+                "recovery.training.use_cpu=true",
+                "recovery.training.bf16=true",
             ],
         )
     ).report

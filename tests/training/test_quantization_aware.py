@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.loading.save import save
+from hf_shrink.loading.verify import verify
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization import straight_through
 from hf_shrink.quantization.bitsandbytes import restored
@@ -19,6 +21,7 @@ from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quantization.straight_through import check_stored
 from hf_shrink.targets import oriented
 from hf_shrink.training.callbacks import HeldZeros
+from tests.tiny import tiny_inputs
 from tests.training.runs import gradient_norms, history, model_for, same, trainer_for, weights
 
 EIGHT, NF4 = QuantizationConfig(bits=8), QuantizationConfig(bits=4)
@@ -140,7 +143,10 @@ def test_in_16_bits_the_float_weights_learn(tmp_path):
     trainer = aware("bert", tmp_path, bf16=True, max_steps=3)
     trainer.train()
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
-    check_stored(trainer.model, quantize(trainer.model, NF4), trainer.roundings)
+    small = quantize(trainer.model, NF4)
+    check_stored(trainer.model, small, trainer.roundings)
+    save(small, tmp_path / "small")
+    verify(tmp_path / "small", small, tiny_inputs("bert"))  # the forward pass that 16 bits leave behind is in no file
 
 
 @pytest.mark.parametrize("config", [EIGHT, NF4], ids=["int8", "nf4"])
