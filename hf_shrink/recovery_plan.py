@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.roundings import refuse_unseen
 from hf_shrink.quantization.size import adapter_bytes, adapter_parameters
-from hf_shrink.quantization.straight_through import refuse_unseen
 from hf_shrink.ranks import refuse_several_processes
 from hf_shrink.stage_plan import StagePlan
 from hf_shrink.training.arguments import optimizer_steps, training_arguments

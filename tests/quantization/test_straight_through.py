@@ -14,7 +14,8 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.mixed import store_mixed
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
-from hf_shrink.quantization.straight_through import check_stored, roundings_of, weights_as_stored
+from hf_shrink.quantization.roundings import roundings_of
+from hf_shrink.quantization.straight_through import check_stored, weights_as_stored
 from hf_shrink.targets import oriented
 from tests.tiny import tiny_causal_lm, tiny_classifier
 
@@ -124,9 +125,8 @@ def test_layers_may_have_different_bits():
 
 def test_what_cannot_be_rounded_is_refused():
     model = made("bert")
-    for config in (QuantizationConfig(backend="onnx"), QuantizationConfig(bits=16, dtype="bfloat16")):
-        with pytest.raises(RecipeError, match="as bitsandbytes stores them in 8 or 4 bits, got backend"):
-            roundings_of(model, config)
+    with pytest.raises(RecipeError, match="as they are stored in 8 or 4 bits, got bits 16"):
+        roundings_of(model, QuantizationConfig(bits=16, dtype="bfloat16"))
     for name, value in (("embeddings", "int8"), ("dtype", "bfloat16"), ("compute_dtype", "bfloat16")):
         config = QuantizationConfig(bits=4, **{name: value})  # answers in training were not those of what was stored
         for given in (config, {"bert.encoder.layer.0.output.dense": config}):
