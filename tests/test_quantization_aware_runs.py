@@ -155,7 +155,7 @@ def test_zeros_bits_of_each_layer_frozen_parts_and_a_cut_vocabulary_stay(tmp_pat
         (["recovery.keep=merge", "recovery.start=weights"], "keep, start would be ignored with method: qat"),
         (["recovery={method: qat}"], "method: qat is a training; add training"),
         (["recovery.method=qad"], "recovery.method"),
-        (["quantization={backend: onnx}"], "nothing is quantised by bitsandbytes, whose graph is made of the float model; add"),
+        (["quantization=null"], "recovery: would be ignored: nothing is quantised; add"),
         (["quantization={bits: 16, dtype: bfloat16}"], "bits: 16 quantises nothing"),
         (["task=masked-lm"], "recovery: is for text-classification, .*, not for masked-lm"),
         (["recovery.distillation={losses: [{}], on_policy: {mix: 0.5}}"], "recovery learns from the texts alone"),
