@@ -23,7 +23,7 @@ from hf_shrink.own_forward import unwrap_forward
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking, stored_bits
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
 from hf_shrink.quantization.divergence import Divergence
-from hf_shrink.quantization.roundings import Roundings, roundings_of
+from hf_shrink.quantization.roundings import Roundings, rounded_tables, roundings_of
 from hf_shrink.quantization.straight_through import check_stored, weights_as_stored
 from hf_shrink.quiet import say
 from hf_shrink.tracking import keep_logs
@@ -158,7 +158,8 @@ def _trained(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tupl
     stored = entry_for("bitsandbytes", job.recipe.quantization)
     assert stored is not None
     before = pair.kl(pair.small)
-    roundings = {name: stored.at(width) for name, width in stored_bits(pair.small).items()}
+    layers = {name: stored.at(width) for name, width in stored_bits(pair.small).items()}
+    roundings = roundings_of(pair.dense, layers | rounded_tables(pair.dense, stored.at(8)))
     student, took = _through_rounding(job, pair.dense, config, roundings)
     result = stored_again(student, pair.small, stored)
     check_stored(student, result, roundings)

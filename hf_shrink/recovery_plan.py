@@ -33,7 +33,7 @@ def recovered(recipe: Recipe, student: PreTrainedModel, before: StagePlan, rows:
     """
     config, stored, steps = recipe.recovery, rounds_training(recipe.quantization), 0
     assert config is not None and stored is not None, "the recipe has checked that there are both"
-    for_graph, layers = stored.backend == "onnx", keep_plan(student, stored).quantized
+    layers = keep_plan(student, stored).quantized
     if config.method == "qat":
         refuse_unseen(stored)
     if config.training is not None:
@@ -48,8 +48,8 @@ def recovered(recipe: Recipe, student: PreTrainedModel, before: StagePlan, rows:
     if config.leaves_adapter:
         parameters = student.num_parameters() + adapter_parameters(student, layers, config.rank)
         size = None if size is None else size + adapter_bytes(student, stored, layers, config.rank)
-    leaves = {} if for_graph else before.leaves  # what is not quantised stands at the stage that quantises
+    leaves = {} if stored.backend == "onnx" else before.leaves  # what is not quantised stands at the stage that quantises
     if config.method == "qat":
         leaves = leaves | dict.fromkeys(freeze(student, recipe.optimization.freeze, "optimization.freeze"), "frozen")
-    does = tuple(recovery_words(config, len(layers), steps, for_graph=for_graph))
+    does = tuple(recovery_words(config, stored, len(layers), steps))
     return StagePlan("recovered", does, leaves, parameters, size, ".")

@@ -1,6 +1,6 @@
 """Which weights of a model will be stored in fewer bits, and how: what a training that is to see the rounding rounds."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from transformers import PreTrainedModel
@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.embeddings import check_tables, tables
 from hf_shrink.quantization.onnx_graph import signature_of
 from hf_shrink.quantization.onnx_size import tables_of
 from hf_shrink.quantization.plan import keep_plan
@@ -22,13 +23,15 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
 
     Args:
         model: in float32, without adapters.
-        quantization: for all that ``quantize`` or ``export_onnx`` would round, or by layer for bitsandbytes.
+        quantization: for all that ``quantize`` or ``export_onnx`` would round, or by layer for bitsandbytes; there the
+            embeddings follow from the layers' ``embeddings``.
 
     Returns:
-        By module name: projections, and for onnx the embeddings that its graph looks up in 8 bits.
+        By module name: projections, and embeddings that are rounded as well.
 
     Raises:
-        RecipeError: no rounding of weights, nothing to quantise, a model that is not exported, or as ``refuse_unseen``.
+        RecipeError: no rounding of weights, nothing to quantise, a model that is not exported, or as ``refuse_unseen``
+            and ``check_tables``.
         MismatchError: a layer that the model does not have, or weights that are no float32: steps smaller than their
             precision would be lost.
     """
@@ -37,7 +40,7 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
         found = dict.fromkeys(keep_plan(model, quantization).quantized, quantization)
         if quantization.backend == "onnx":
             signature_of(model)
-            found |= {name.removesuffix(".weight"): quantization for name in tables_of(model)}
+        found |= rounded_tables(model, quantization)
     else:
         found = _named(model, quantization)
     for name in found:
@@ -50,17 +53,37 @@ def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roun
     return found
 
 
+def rounded_tables(model: PreTrainedModel, config: QuantizationConfig) -> dict[str, QuantizationConfig]:
+    """The embeddings of ``model`` that ``config`` rounds, by module name: each shared one once.
+
+    Raises:
+        RecipeError: as ``check_tables``.
+    """
+    if config.backend == "onnx":
+        names: Iterable[str] = tables_of(model)
+    else:
+        check_tables(model, config)
+        names = tables(model) if config.embeddings != "keep" else ()
+    return {name.removesuffix(".weight"): config for name in names}
+
+
 def _named(model: PreTrainedModel, quantization: Roundings) -> dict[str, QuantizationConfig]:
-    layers = projections(model)
-    if unknown := [name for name in quantization if name not in layers]:
-        raise MismatchError(f"quantization: {type(model).__name__} has no projection {unknown[0]!r}; name layers in full.")
-    for name, config in quantization.items():
+    for config in quantization.values():
         _check(config)
         if config.backend == "onnx":
             raise RecipeError("quantization: a graph is of a whole model; pass one config, with skip_modules for what stays.")
-        if (why := backend_for(int(config.bits)).unfit(layers[name], config)) is not None:
+    if len(kinds := sorted({config.embeddings for config in quantization.values()})) > 1:
+        raise RecipeError(f"quantization.embeddings: {' and '.join(kinds)} for one model; give every layer the same.")
+    layers, looked_up = projections(model), dict[str, QuantizationConfig]()
+    for config in [*quantization.values()][:1]:
+        looked_up = rounded_tables(model, config)
+    for name, config in quantization.items():
+        if name not in layers and name not in looked_up:
+            raise MismatchError(f"quantization: {type(model).__name__} has no projection {name!r}; name layers in full.")
+        why = backend_for(int(config.bits)).unfit(layers[name], config) if name in layers else None
+        if why is not None:
             raise MismatchError(f"quantization: {name}: {why}; leave it out.")
-    return dict(quantization)
+    return looked_up | dict(quantization)
 
 
 def _check(config: QuantizationConfig) -> None:
@@ -74,10 +97,9 @@ def _check(config: QuantizationConfig) -> None:
 
 
 def refuse_unseen(config: QuantizationConfig) -> None:
-    """A RecipeError where ``config`` rounds more than the weights of layers: training would not see it, nor who judges it."""
-    for name, usual in (("embeddings", "keep"), ("dtype", None), ("compute_dtype", "float32")):
-        if (value := getattr(config, name)) not in (usual, "float32"):
-            raise RecipeError(
-                f"quantization.{name}: {value} rounds more than weights of layers, and training sees those alone: what is "
-                "judged would not be what is stored.\nRemove it, or use recovery.method: adapters."
-            )
+    """A RecipeError where ``config`` rounds more than layers and embeddings: training would not see it, nor who judges it."""
+    if config.dtype not in (None, "float32"):
+        raise RecipeError(
+            f"quantization.dtype: {config.dtype} rounds norms, biases and heads as well, and training sees layers and "
+            "embeddings alone: what is judged would not be what is stored.\nRemove it, or use recovery.method: adapters."
+        )

@@ -10,12 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.onnx_model import FOLDER, INT8
 from hf_shrink.quantization.backend import as_stored, backend_for, table_as_stored
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.embeddings import recorded_dtype, tables
 from hf_shrink.quantization.onnx_stored import stored_weights
 from hf_shrink.quantization.roundings import Roundings
 from hf_shrink.targets import Projection, oriented
@@ -34,23 +36,27 @@ def weights_as_stored(model: nn.Module, roundings: Roundings, known: dict[str, T
         known: rounded weights by module, filled here: give the same again while no weight changes. None rounds at each pass.
 
     Raises:
-        MismatchError: a module whose forward pass is somebody else's already, or no plain lookup.
+        MismatchError: a module whose forward pass is somebody else's already, or neither a plain product nor a plain lookup.
     """
-    modules: dict[str, Any] = {name: model.get_submodule(name) for name in roundings}
-    for name, module in modules.items():
-        if "forward" in vars(module):
-            raise MismatchError(f"quantization: the forward pass of {name} is replaced already; load the model on one device.")
-        if isinstance(module, nn.Embedding) and (
-            type(module).forward is not nn.Embedding.forward or module.max_norm is not None
-        ):
-            raise MismatchError(f"quantization: {name} is a kind of embedding of its own, which training cannot round.")
+    forwards: list[tuple[Any, Any]] = []
+    for name, config in roundings.items():
+        owner = model.get_submodule(name)
+        rounded = partial(_rounded, name, owner, config, known)
+        for module in _readers(model, owner):
+            if "forward" in vars(module):
+                raise MismatchError(
+                    f"quantization: the forward pass of {name} is replaced already; load the model on one device."
+                )
+            if (forward := _forward(module, rounded, _computes_in(owner, config))) is None:
+                kind = type(module).__name__
+                raise MismatchError(f"quantization: {name} is read by a kind of {kind} of its own, which cannot be rounded.")
+            forwards.append((module, forward))
     try:
-        for name, module in modules.items():
-            computes = _rows if isinstance(module, nn.Embedding) else _product
-            vars(module)["forward"] = partial(computes, module, partial(_rounded, name, module, roundings[name], known))
+        for module, forward in forwards:
+            vars(module)["forward"] = forward
         yield
     finally:
-        for module in modules.values():
+        for module, _ in forwards:
             vars(module).pop("forward", None)
 
 
@@ -63,6 +69,13 @@ def check_stored(model: PreTrainedModel, small: PreTrainedModel, roundings: Roun
         roundings: that it was trained with.
     """
     held = {name: backend_for(width).restored(small.get_submodule(name)) for name, width in stored_bits(small).items()}
+    kind = recorded_dtype(small)
+    for parameter in tables(model):
+        name, table = parameter.removesuffix(".weight"), small.get_parameter(parameter).data
+        if name not in roundings and not torch.equal(model.get_parameter(parameter).to(table.dtype), table):
+            raise IntegrityError(f"qat: {name} is stored as other numbers than it was trained with.")
+        if name in roundings and kind == roundings[name].embeddings:
+            held[name] = table
     _compare(model, held, roundings)
 
 
@@ -121,10 +134,35 @@ def _rounded(
     return known[name].detach()  # another tensor each time, on the same numbers: each gets a gradient of its own
 
 
-def _product(layer: Projection, rounded: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The layer's forward pass; GPT-2's too, whose weight is turned round."""
+def _readers(model: nn.Module, owner: nn.Module) -> Iterator[nn.Module]:
+    """Who computes with the weight of ``owner``: with an embedding's also the output layer that is tied to it."""
+    if not isinstance(owner, nn.Embedding):
+        yield owner
+        return
+    yield from (module for module in model.modules() if module._parameters.get("weight") is owner.weight)
+
+
+def _forward(module: nn.Module, rounded: Callable[[Tensor], Tensor], dtype: torch.dtype | None) -> Any:
+    """A forward pass in the place of the module's own; None where that is neither a plain product nor a plain lookup."""
+    if isinstance(module, nn.Embedding):
+        plain = type(module).forward is nn.Embedding.forward and module.max_norm is None
+        return partial(_rows, module, rounded) if plain else None
+    return partial(_product, module, rounded, dtype) if isinstance(module, nn.Linear | Conv1D) else None
+
+
+def _computes_in(owner: nn.Module, config: QuantizationConfig) -> torch.dtype | None:
+    """What bitsandbytes casts input, weight and bias of a 4-bit layer to; None where they stay as they are."""
+    casts = config.backend == "bitsandbytes" and config.bits == 4 and config.compute_dtype != "float32"
+    return getattr(torch, config.compute_dtype) if casts and not isinstance(owner, nn.Embedding) else None
+
+
+def _product(layer: Projection, rounded: Callable[[Tensor], Tensor], dtype: torch.dtype | None, x: Tensor) -> Tensor:
+    """The layer's forward pass, in ``dtype`` where there is one; GPT-2's too, whose weight is turned round."""
     weight: Tensor = _StraightThrough.apply(_weight(layer), rounded)  # type: ignore[no-untyped-call]
-    return F.linear(x, weight, layer.bias)
+    if dtype is None:
+        return F.linear(x, weight, layer.bias)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return F.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
 
 
 def _rows(table: nn.Embedding, rounded: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:

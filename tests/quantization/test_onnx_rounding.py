@@ -163,7 +163,7 @@ def test_what_cannot_be_rounded_is_refused():
     words = model.bert.embeddings.word_embeddings
     model.bert.embeddings.word_embeddings = Scaled(*words.weight.shape)
     with (
-        pytest.raises(MismatchError, match="word_embeddings is a kind of embedding of its own"),
+        pytest.raises(MismatchError, match="word_embeddings is read by a kind of Scaled of its own"),
         weights_as_stored(model, roundings),
     ):
         pass

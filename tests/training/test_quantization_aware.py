@@ -10,6 +10,7 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import verify
@@ -103,6 +104,43 @@ def test_a_checkpoint_of_another_rounding_is_refused(first, second, tmp_path):
     assert (tmp_path / "checkpoint-2/quantization_aware.json").exists() == (first is not None)
     with pytest.raises(MismatchError, match=r"checkpoint-2 rounds \d+ layers, this run \d+"):
         aware("bert", tmp_path, second, max_steps=4, **SAVING).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("family", "task", "words"),
+    [
+        ("bert", "classification", {"bits": 4, "embeddings": "int8", "compute_dtype": "bfloat16"}),
+        ("llama", "lm", {"bits": 4, "embeddings": "int8"}),
+        ("llama", "lm", {"bits": 4, "embeddings": "bfloat16"}),
+    ],
+)
+def test_embeddings_and_products_in_16_bits_are_trained_judged_and_stored_alike(family, task, words, tmp_path):
+    """The output layer of a language model that is tied to them is as large as they are."""
+    config, tied = QuantizationConfig(**words), {"tie_word_embeddings": True} if task == "lm" else {}
+    model = model_for(family, task, hidden=64, ffn=128, **tied)
+    trainer = aware(family, tmp_path, config, task=task, model=model, learning_rate=0.02, per_device_eval_batch_size=16)
+    start = weights(trainer.model)
+    trainer.train()
+    small = quantize(trainer.model, config)
+    check_stored(trainer.model, small, trainer.roundings)
+    judged, whole, stored = trainer.evaluate()["eval_loss"], loss_of(trainer.model, trainer), loss_of(small, trainer)
+    assert judged == pytest.approx(stored, abs=1e-6) and abs(judged - whole) > 1e-5
+    after = weights(trainer.model)
+    assert not any(torch.equal(start[f"{name}.weight"], after[f"{name}.weight"]) for name in trainer.roundings)
+    save(small, tmp_path / "small")
+    verify(tmp_path / "small", small, tiny_inputs(family))
+
+
+def test_distillation_over_the_vocabulary_sees_the_rounded_output_layer(tmp_path):
+    """The fused product would read the float table instead."""
+    teacher, config = model_for("gpt2", "lm", seed=5, hidden=64, ffn=128), QuantizationConfig(bits=4, embeddings="int8")
+    terms = {"teacher": teacher, "distillation": DistillationConfig(alpha=0.5, losses=(LossTerm(loss="forward_kl"),))}
+    found = []
+    for given in (config, NF4):
+        trainer = aware("gpt2", tmp_path, given, task="lm", more=terms, max_steps=2)
+        trainer.train()
+        found.append(trainer._heads)
+    assert found[0] is None and found[1] is not None
 
 
 def test_micro_batches_add_up(tmp_path):
