@@ -11,6 +11,8 @@ from hf_shrink.measured import MEASURED, Measured
 from hf_shrink.models.load import load_for
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
+from hf_shrink.quantization.roundings import roundings_of
+from hf_shrink.quantization.straight_through import check_exported
 from hf_shrink.quiet import say
 from hf_shrink.recovering import QUANTIZED, RECOVERED, in_own_words, recover, write_student
 from hf_shrink.workspace import Workspace
@@ -60,6 +62,12 @@ def _last_stage(job: Job, small: Path) -> str:
     return QUANTIZED if entry_for("bitsandbytes", job.recipe.quantization) is not None else small.name
 
 
+def _before_graph(job: Job, work: Workspace, small: Path) -> Path:
+    """Folder of the float model that the graph is made of: trained for it, where the recovery is about the graph."""
+    recovers = job.recipe.recovery is not None and entry_for("bitsandbytes", job.recipe.quantization) is None
+    return work.stage_folder(RECOVERED) if recovers else small
+
+
 def _graph(job: Job) -> QuantizationConfig | None:
     return entry_for("onnx", job.recipe.quantization)
 
@@ -84,9 +92,13 @@ def _write_graph(job: Job, work: Workspace, small: Path, reaches: tuple[str, ...
 
     def write(fresh: Path) -> dict[str, Any]:
         assert config is not None
-        own = in_own_words(job, small)
+        source = _before_graph(job, work, small)
+        own = in_own_words(job, source)
         batches = calibration_batches(own, rows=config.calibration_rows) if config.mode == "static" else None
-        made = write_graphs(load_for(job.recipe.task, str(small), new_head=False), fresh, config, calibration=batches)
+        model = load_for(job.recipe.task, str(source), new_head=False)
+        made = write_graphs(model, fresh, config, calibration=batches)
+        if source != small:
+            check_exported(model, fresh, roundings_of(model, config))
         return {name: value for name, value in made.to_json().items() if name != "folder"}
 
     say(f"{FOLDER}: begins")

@@ -61,7 +61,8 @@ def _rolled_back(verdict: Verdict, models: Sequence[str], graph: bool) -> Kept |
         models: the baseline, then every stage that made a model of torch.
         graph: whether there is a graph; it is made of the last model that is not quantised.
     """
-    source = max(i for i, name in enumerate(models) if name not in ("quantized", "recovered"))
+    stored = ("quantized", "recovered") if "quantized" in models else ()
+    source = max(i for i, name in enumerate(models) if name not in stored)
     last = max((i for i, name in enumerate(models) if i and verdict.held(name)), default=0)
     holds = graph and verdict.held(FOLDER) and source <= last
     if not last and not holds:

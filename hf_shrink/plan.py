@@ -157,11 +157,10 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         kept = keep_plan(student, stored)
         does = [quantization_words(stored, len(kept.quantized))]
         file = expected_bytes(student, stored) if stored.bits == "auto" else predicted_bytes(student, stored)
-        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, "."))
-        if recipe.recovery is not None:
-            stages[-1] = dataclasses.replace(stages[-1], writes="stages/quantized")
-            seed, rows, frozen = recipe.seed, len(tokens.train), recipe.optimization.freeze
-            stages.append(recovered(recipe.recovery, student, stored, stages[-1], kept.quantized, seed, rows, frozen))
+        place = "." if recipe.recovery is None else "stages/quantized"
+        stages.append(StagePlan("quantized", tuple(does), dict(kept.kept), student.num_parameters(), file, place))
+    if recipe.recovery is not None:
+        stages.append(recovered(recipe, student, stages[-1], len(tokens.train)))
     if (graph := entry_for("onnx", recipe.quantization)) is not None:
         stages.append(_onnx(student, graph))
     gate: tuple[str, ...] = ()

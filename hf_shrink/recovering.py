@@ -19,10 +19,12 @@ from hf_shrink.loading.save import save, save_adapter
 from hf_shrink.loading.verify import load_strictly, verify
 from hf_shrink.measurement.energy import metered
 from hf_shrink.models.load import load_for, load_tokenizer
+from hf_shrink.own_forward import unwrap_forward
 from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking, stored_bits
-from hf_shrink.quantization.config import entry_for
+from hf_shrink.quantization.config import QuantizationConfig, entry_for
 from hf_shrink.quantization.divergence import Divergence
-from hf_shrink.quantization.straight_through import check_stored
+from hf_shrink.quantization.roundings import Roundings, rounded_tables, roundings_of
+from hf_shrink.quantization.straight_through import check_stored, weights_as_stored
 from hf_shrink.quiet import say
 from hf_shrink.tracking import keep_logs
 from hf_shrink.training.arguments import training_arguments
@@ -41,6 +43,8 @@ LABELS = ("labels", "start_positions", "end_positions")
 def recover(job: Job, work: Workspace, small: Path) -> None:
     """Both stages, each unless its files stand; each leaves a whole artefact and what is to be known of it.
 
+    Where only a graph is to be quantised there is one: the float student trained for it.
+
     Args:
         job: whose recipe has a ``recovery``.
         work: its folder.
@@ -50,12 +54,14 @@ def recover(job: Job, work: Workspace, small: Path) -> None:
         QualityError: adapters that were to be merged leave a model that answers no more like the float student than without.
     """
     job = in_own_words(job, small)
-    if work.result(QUANTIZED) is None:
+    for_graph = entry_for("bitsandbytes", job.recipe.quantization) is None
+    if not for_graph and work.result(QUANTIZED) is None:
         say(f"{QUANTIZED}: begins")
         work.write_stage(QUANTIZED, lambda fresh: write_student(job, small, fresh))
     if work.result(RECOVERED) is None:
         say(f"{RECOVERED}: begins")
-        work.write_stage(RECOVERED, lambda fresh: _write_recovered(job, small, fresh))
+        write = _write_for_graph if for_graph else _write_recovered
+        work.write_stage(RECOVERED, lambda fresh: write(job, small, fresh))
 
 
 def write_student(job: Job, source: Path, fresh: Path, *, quantized: bool = True) -> dict[str, Any]:
@@ -107,6 +113,32 @@ def _write_recovered(job: Job, source: Path, fresh: Path) -> dict[str, Any]:
     return {**known, **facts, "max_difference": reload.max_difference}
 
 
+def _write_for_graph(job: Job, source: Path, fresh: Path) -> dict[str, Any]:
+    """The float student after a training through the rounding of ONNX Runtime, in ``fresh``, loaded again and compared."""
+    config, graph = job.recipe.recovery, entry_for("onnx", job.recipe.quantization)
+    assert config is not None and graph is not None
+    dense, tokenizer = load_for(job.recipe.task, str(source), new_head=False), load_tokenizer(str(source))
+    set_seed(job.recipe.seed)
+    judge, roundings = _judge(job, dense, config), roundings_of(dense, graph)
+
+    def kl(model: PreTrainedModel) -> float | None:
+        with weights_as_stored(model, roundings, {}):
+            return None if judge is None else judge.of(model)
+
+    before = kl(dense)
+    student, took = _through_rounding(job, dense, config, graph)
+    tier = save(student, fresh, tokenizer=tokenizer)
+    reload = verify(fresh, student, some_inputs(job, student, tokenizer))
+    told = {"method": config.method, "backend": graph.backend, "positions": None if judge is None else judge.positions}
+    return {
+        **took,
+        "tier": tier,
+        "kept": {},
+        "recovery": {**told, "kl": [before, kl(student)]},
+        "max_difference": reload.max_difference,
+    }
+
+
 @dataclasses.dataclass(frozen=True)
 class _Pair:
     """The student in float and quantised, inputs that compare two models, and who says how far answers are off, if anyone."""
@@ -126,23 +158,31 @@ def _trained(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tupl
     stored = entry_for("bitsandbytes", job.recipe.quantization)
     assert stored is not None
     before = pair.kl(pair.small)
-    roundings = {name: stored.at(width) for name, width in stored_bits(pair.small).items()}
-    began = time.monotonic()
-    student = copy.deepcopy(pair.dense)
-    took = _train(
-        job,
-        student,
-        pair.dense,
-        config,
-        callbacks=[HeldZeros(student)],
-        optimization=OptimizationConfig(freeze=job.recipe.optimization.freeze),
-        quantization=roundings,
-    )
-    seconds = round(time.monotonic() - began, 1)
+    layers = {name: stored.at(width) for name, width in stored_bits(pair.small).items()}
+    roundings = roundings_of(pair.dense, layers | rounded_tables(pair.dense, stored.at(8)))
+    student, took = _through_rounding(job, pair.dense, config, roundings)
     result = stored_again(student, pair.small, stored)
     check_stored(student, result, roundings)
     tier = save(result, fresh)
-    return result, {"seconds": seconds, **took, "tier": tier, "recovery": {"kl": [before, pair.kl(result)]}}
+    return result, {**took, "tier": tier, "recovery": {"kl": [before, pair.kl(result)]}}
+
+
+def _through_rounding(
+    job: Job, dense: PreTrainedModel, config: RecoveryConfig, quantization: QuantizationConfig | Roundings
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """A trained copy of ``dense``, in float, and what the training took."""
+    began = time.monotonic()
+    student = copy.deepcopy(dense)
+    took = _train(
+        job,
+        student,
+        dense,
+        config,
+        callbacks=[HeldZeros(student)],
+        optimization=OptimizationConfig(freeze=job.recipe.optimization.freeze),
+        quantization=quantization,
+    )
+    return student, {"seconds": round(time.monotonic() - began, 1), **took}
 
 
 def _given_back(job: Job, pair: _Pair, config: RecoveryConfig, fresh: Path) -> tuple[PreTrainedModel, dict[str, Any]]:
@@ -206,6 +246,7 @@ def _train(job: Job, model: Any, dense: PreTrainedModel, config: RecoveryConfig,
     with metered(job.recipe.measurement.energy, scratch) as spent:
         trainer.train(resume_from_checkpoint=True if checkpoints(scratch) else None)
     model.eval()
+    unwrap_forward(model)
     return {"steps": trainer.state.global_step, **spent}
 
 

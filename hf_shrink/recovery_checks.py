@@ -28,9 +28,11 @@ def recovery_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
         yield ("recovery",), f"is for {', '.join(TASKS_OF)}, not for {name}; remove it."
     entries = [entry for entry in (stores if isinstance(stores, list | tuple) else [stores]) if isinstance(entry, Mapping)]
     stored = next((entry for entry in entries if entry.get("backend", "bitsandbytes") == "bitsandbytes"), None)
-    if stored is None:
-        graph = ", whose graph is made of the float model" if entries else ""
-        yield ("recovery",), f"would be ignored: nothing is quantised by bitsandbytes{graph}; add `quantization`, or remove it."
+    if not entries:
+        yield ("recovery",), "would be ignored: nothing is quantised; add `quantization`, or remove it."
+    elif stored is None:
+        if section.get("method", "adapters") == "adapters":
+            yield ("recovery",), "a graph takes no adapters; use method: qat, add an entry of bitsandbytes, or remove it."
     elif stored.get("bits") == 16:
         yield ("recovery",), "would be ignored: bits: 16 quantises nothing; use bits 8, 4 or auto, or remove it."
     given = section.get("distillation")

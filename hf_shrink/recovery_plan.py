@@ -1,55 +1,44 @@
 """The stage of a plan that gives back what quantising took."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.config import rounds_training
+from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.roundings import refuse_unseen
 from hf_shrink.quantization.size import adapter_bytes, adapter_parameters
-from hf_shrink.quantization.straight_through import refuse_unseen
 from hf_shrink.ranks import refuse_several_processes
+from hf_shrink.recipe import Recipe
 from hf_shrink.stage_plan import StagePlan
 from hf_shrink.training.arguments import optimizer_steps, training_arguments
-from hf_shrink.training.config import RecoveryConfig
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.rounded import refuse_compiler
 from hf_shrink.words import recovery_words
 
 
-def recovered(
-    config: RecoveryConfig,
-    student: PreTrainedModel,
-    stored: QuantizationConfig,
-    before: StagePlan,
-    layers: Sequence[str],
-    seed: int,
-    rows: int,
-    frozen: Sequence[str] = (),
-) -> StagePlan:
-    """The stage after ``before``, the quantised student.
+def recovered(recipe: Recipe, student: PreTrainedModel, before: StagePlan, rows: int) -> StagePlan:
+    """The stage after ``before``: the quantised student, or the float one that a graph will be made of.
 
     Args:
-        config: the recipe's section.
+        recipe: with a ``recovery``.
         student: in float, perhaps without weights.
-        stored: how it is quantised.
         before: the plan of that stage.
-        layers: those that are quantised; for ``bits: auto`` all that can be.
-        seed: of the recipe.
         rows: of the training split.
-        frozen: ends of modules that do not learn; adapters stand beside others.
 
     Raises:
         RecipeError: words that TrainingArguments refuse, or a training among several processes; for qat also one without a
             step, with a compiler, or of which it would see a part (``refuse_unseen``).
     """
-    steps = 0
+    config, stored, steps = recipe.recovery, rounds_training(recipe.quantization), 0
+    assert config is not None and stored is not None, "the recipe has checked that there are both"
+    layers = keep_plan(student, stored).quantized
     if config.method == "qat":
         refuse_unseen(stored)
     if config.training is not None:
         refuse_several_processes("recovery.training")
-        words = training_arguments(config.training, output_dir=Path("unused"), seed=seed, where="recovery.training")
+        words = training_arguments(config.training, output_dir=Path("unused"), seed=recipe.seed, where="recovery.training")
         steps = optimizer_steps(words, rows)
         if config.method == "qat":
             refuse_compiler(words, "recovery.training.torch_compile")
@@ -59,7 +48,8 @@ def recovered(
     if config.leaves_adapter:
         parameters = student.num_parameters() + adapter_parameters(student, layers, config.rank)
         size = None if size is None else size + adapter_bytes(student, stored, layers, config.rank)
-    leaves = before.leaves
+    leaves = {} if stored.backend == "onnx" else before.leaves  # what is not quantised stands at the stage that quantises
     if config.method == "qat":
-        leaves = leaves | dict.fromkeys(freeze(student, frozen, "optimization.freeze"), "frozen")
-    return StagePlan("recovered", tuple(recovery_words(config, len(layers), steps)), leaves, parameters, size, ".")
+        leaves = leaves | dict.fromkeys(freeze(student, recipe.optimization.freeze, "optimization.freeze"), "frozen")
+    does = tuple(recovery_words(config, stored, len(layers), steps))
+    return StagePlan("recovered", does, leaves, parameters, size, ".")

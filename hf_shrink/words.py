@@ -140,12 +140,16 @@ def _stored_words(config: QuantizationConfig, modules: int) -> str:
     return f"stores the weights of {modules} projections in {kind} with bitsandbytes"
 
 
-def recovery_words(config: RecoveryConfig, layers: int, steps: int) -> list[str]:
+def recovery_words(config: RecoveryConfig, stored_as: QuantizationConfig, layers: int, steps: int) -> list[str]:
     """What is given back, how it is learnt, and what becomes of it."""
     if config.method == "qat":
-        rounded = f"the weights of {layers} projections rounded as they are stored"
+        for_graph = stored_as.backend == "onnx"
+        tables = " and the embeddings" if for_graph or stored_as.embeddings != "keep" else ""
+        stored = "the graph stores them" if for_graph else "they are stored"
+        rounded = f"the weights of {layers} projections{tables} rounded as {stored}"
         learnt = f"trains the float student for {steps} steps with {rounded}, itself as it was as the teacher"
-        return [learnt, *distillation_words(config.learns()), "holds its zeros, and stores it as it was trained"]
+        kept = "keeps it in float, for the graph" if for_graph else "stores it as it was trained"
+        return [learnt, *distillation_words(config.learns()), f"holds its zeros, and {kept}"]
     begins = {
         "inputs": f"that start as the least error of their outputs on at most {config.calibration_rows} training rows",
         "weights": "that start as the least error of their weights",

@@ -45,6 +45,7 @@ LAYERS = [
         "stored",
         "columns",
         "learning",
+        "own_forward",
     },
     {"data", "distillation", "pruning", "quantization", "measurement"},
     {"recovery_checks", "crossing_checks"},

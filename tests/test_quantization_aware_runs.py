@@ -18,6 +18,7 @@ from hf_shrink.measurement.subjects import load
 from hf_shrink.plan import make_plan
 from hf_shrink.publishing.metadata import tags
 from hf_shrink.quantization.bitsandbytes import restored, stored_bits
+from hf_shrink.quantization.embeddings import recorded_dtype, rounded_table, tables
 from hf_shrink.targets import oriented
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.verification import verify_model
@@ -125,8 +126,10 @@ def test_zeros_bits_of_each_layer_frozen_parts_and_a_cut_vocabulary_stay(tmp_pat
                 *(*words, "teacher=null", "distillation=null", "student={start: model, layers: 2}", "measurement.floor=null"),
                 "pruning=[{sparsity: 0.5, end_step: 2}, {structure: vocabulary, min_count: 1}]",
                 "optimization={freeze: [embeddings]}",
-                "quantization={bits: auto, budget: {bits_per_weight: 7}, calibration_rows: 8}",
-                "recovery={method: qat, calibration_rows: 8, training: {max_steps: 4, learning_rate: 0.01, use_cpu: true}}",
+                "quantization={bits: auto, budget: {bits_per_weight: 7}, calibration_rows: 8, embeddings: int8}",
+                "recovery={method: qat, calibration_rows: 8, training: {max_steps: 4, learning_rate: 0.01}}",
+                "recovery.training.use_cpu=true",
+                "recovery.training.bf16=true",
             ],
         )
     ).report
@@ -143,7 +146,7 @@ def test_zeros_bits_of_each_layer_frozen_parts_and_a_cut_vocabulary_stay(tmp_pat
         assert 0.4 < zero.float().mean() < 0.6 and not stored[zero].any()
         assert not torch.equal(stored, restored(before.get_submodule(name)))
     table = "bert.embeddings.word_embeddings.weight"
-    assert torch.equal(after.get_parameter(table), float_one.get_parameter(table))
+    assert torch.equal(after.get_parameter(table), rounded_table(float_one.get_parameter(table), "int8"))
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def test_zeros_bits_of_each_layer_frozen_parts_and_a_cut_vocabulary_stay(tmp_pat
         (["recovery.keep=merge", "recovery.start=weights"], "keep, start would be ignored with method: qat"),
         (["recovery={method: qat}"], "method: qat is a training; add training"),
         (["recovery.method=qad"], "recovery.method"),
-        (["quantization={backend: onnx}"], "nothing is quantised by bitsandbytes, whose graph is made of the float model; add"),
+        (["quantization=null"], "recovery: would be ignored: nothing is quantised; add"),
         (["quantization={bits: 16, dtype: bfloat16}"], "bits: 16 quantises nothing"),
         (["task=masked-lm"], "recovery: is for text-classification, .*, not for masked-lm"),
         (["recovery.distillation={losses: [{}], on_policy: {mix: 0.5}}"], "recovery learns from the texts alone"),
@@ -177,8 +180,21 @@ def test_what_a_plan_can_see_is_refused_before_anything_is_trained(own: Path, wo
 
 
 def test_a_plan_refuses_what_training_would_not_see(own: Path):
-    with pytest.raises(RecipeError, match=r"quantization\.embeddings: int8 rounds more than weights of layers"):
-        make_plan(recipe("recovery={method: qat, training: {use_cpu: true, max_steps: 1}}", "quantization.embeddings=int8"))
+    with pytest.raises(RecipeError, match=r"quantization\.dtype: bfloat16 rounds norms, biases and heads as well"):
+        make_plan(recipe("recovery={method: qat, training: {use_cpu: true, max_steps: 1}}", "quantization.dtype=bfloat16"))
+
+
+def test_embeddings_are_trained_as_they_are_stored(own: Path):
+    """Rounded after the training alone, the numbers of the table would be those of a model that nobody trained."""
+    words = ["quantization.embeddings=int8", "quantization.compute_dtype=bfloat16", "recovery.training.max_steps=2"]
+    found = run(recipe(*words), accept_changes=["quantization", "recovery"]).report
+    assert "of 14 projections and the embeddings rounded as they are stored" in found["stages"][-1]["did"][0]
+    before, after = (load(FOLDER / name)[0] for name in ("stages/student", "."))
+    assert found["reload"]["max_difference"] == 0.0 and recorded_dtype(after) == "int8"
+    for name, table in tables(before).items():
+        assert not torch.equal(rounded_table(table, "int8"), after.get_parameter(name))
+    size = next(stage.bytes for stage in make_plan(recipe(*words)).stages if stage.name == "recovered")
+    assert value(found["stages"][-1], "bytes_on_disk") == pytest.approx(size, rel=0.01)
 
 
 def test_room_is_asked_for_for_float_checkpoints(own: Path, monkeypatch: pytest.MonkeyPatch):

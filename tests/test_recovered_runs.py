@@ -200,8 +200,8 @@ def test_a_classifier_with_a_smaller_vocabulary_and_layers_of_two_widths_is_reco
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["quantization=null"], "recovery: would be ignored: nothing is quantised by bitsandbytes; add"),
-        (["quantization={backend: onnx}"], "whose graph is made of the float model"),
+        (["quantization=null"], "recovery: would be ignored: nothing is quantised; add"),
+        (["quantization={backend: onnx}"], "recovery: a graph takes no adapters; use method: qat, add an entry"),
         (["quantization={bits: 16, dtype: bfloat16}"], "bits: 16 quantises nothing"),
         (["recovery={start: none}"], "gives nothing back; add training"),
         (["recovery={distillation: {losses: [{}]}}"], "would be ignored without training"),

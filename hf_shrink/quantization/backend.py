@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.quantization import bitsandbytes
+from hf_shrink.quantization import bitsandbytes, embeddings, onnx_rounding
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.targets import Projection
 
@@ -60,6 +60,20 @@ def as_stored(weight: Tensor, config: QuantizationConfig) -> Tensor:
         weight: in float, ``[out_features, in_features]``.
         config: with 4 or 8 bits. Weights in 4 bits are made of the precision that the rest is stored in, those in 8 bits not.
     """
+    if config.backend == "onnx":
+        return onnx_rounding.rounded_product(weight)
     cast = config.dtype is not None and config.bits == 4
     value = weight.to(getattr(torch, str(config.dtype))) if cast else weight
     return backend_for(8 if config.bits == 8 else 4).rounded(value, config)
+
+
+def table_as_stored(table: Tensor, config: QuantizationConfig) -> Tensor:
+    """What an embedding looks up once it is stored.
+
+    Args:
+        table: in float, ``[rows, features]``.
+        config: of onnx, or with ``embeddings`` other than keep.
+    """
+    if config.backend == "onnx":
+        return onnx_rounding.rounded_table(table)
+    return embeddings.rounded_table(table, config.embeddings)

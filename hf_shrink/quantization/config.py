@@ -121,3 +121,8 @@ def entry_for(
     """The entry of ``backend``, or None where there is none."""
     entries: Sequence[Any] = [quantization] if isinstance(quantization, QuantizationConfig) else quantization or ()
     return next((entry for entry in entries if entry.backend == backend), None)
+
+
+def rounds_training(quantization: QuantizationConfig | Sequence[QuantizationConfig] | None) -> QuantizationConfig | None:
+    """The entry whose rounding a recovery is about: that of bitsandbytes, whose model is the artefact, else that of onnx."""
+    return entry_for("bitsandbytes", quantization) or entry_for("onnx", quantization)

@@ -55,6 +55,12 @@ def round_embeddings(model: PreTrainedModel, config: QuantizationConfig) -> None
     setattr(model.config, RECORD, config.embeddings)
 
 
+@torch.no_grad()
+def rounded_table(table: Tensor, kind: str) -> Tensor:
+    """What ``round_embeddings`` makes of ``table`` ``[rows, features]``; ``kind``: bfloat16 or int8."""
+    return torch.cat([_rounded(rows, kind) for rows in _pieces(table.detach())])
+
+
 def check_tables(model: PreTrainedModel, config: QuantizationConfig) -> None:
     """Refuse an ``embeddings`` that does nothing for ``model`` (on any device, also meta), or rounds twice; a RecipeError."""
     if config.embeddings == "keep":

@@ -18,6 +18,7 @@ from hf_shrink.errors import RecipeError, ResourceError
 from hf_shrink.finite import check_finite
 from hf_shrink.lines import first_line
 from hf_shrink.onnx_model import FLOAT, runtime
+from hf_shrink.own_forward import is_wrapped, unwrap_forward
 
 OPSET = 17
 """The first with LayerNormalization; later ones say nothing that these graphs need."""
@@ -111,7 +112,7 @@ def float_graph(model: PreTrainedModel) -> Any:
     signature = signature_of(model)
     check_finite(model, "onnx")
     check_room(model)
-    onnx = _onnx()
+    onnx = onnx_library()
     wrapped = _Graph(_plain_copy(model), signature)
     try:
         with tempfile.TemporaryDirectory(prefix="hf_shrink-onnx-") as folder, _quiet(), torch.no_grad():
@@ -136,11 +137,13 @@ def float_graph(model: PreTrainedModel) -> Any:
 
 
 def in_float32(model: PreTrainedModel) -> PreTrainedModel:
-    """``model`` itself where it is in float32 on the CPU, else such a copy."""
-    if all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters()):
+    """``model`` itself where it is in float32 on the CPU and computes so, else such a copy."""
+    fits = all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+    if fits and not is_wrapped(model):
         return model
-    result: Any = copy.deepcopy(model)
-    return result.to("cpu").float()  # type: ignore[no-any-return]
+    result: Any = copy.deepcopy(model, {id(p): p for p in model.parameters()} if fits else {})
+    unwrap_forward(result)
+    return result if fits else result.to("cpu").float()  # type: ignore[no-any-return]
 
 
 def check_room(model: PreTrainedModel) -> None:
@@ -259,11 +262,12 @@ def _share_table(onnx: Any, graph: Any, model: PreTrainedModel) -> None:
 
 def check_installed() -> None:
     """A ``ResourceError`` where a library that makes or runs graphs is missing."""
-    _onnx()
+    onnx_library()
     runtime()
 
 
-def _onnx() -> Any:
+def onnx_library() -> Any:
+    """onnx itself; a ``ResourceError`` where it is missing."""
     try:
         import onnx
     except ImportError as error:

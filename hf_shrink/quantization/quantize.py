@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.finite import check_finite
+from hf_shrink.own_forward import unwrap_forward
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.cast import cast_in_place
@@ -57,6 +58,7 @@ def quantize(
         check_tables(model, config)
         result = backend_for(config.bits).store(model, config, quantized=plan.quantized, kept=tuple(plan.kept))
         setattr(result.config, KEPT, dict(plan.kept))
+    unwrap_forward(result)
     round_embeddings(result, config)
     check_finite(result, f"quantization to {config.dtype or f'{config.bits} bits'}")
     return result
@@ -71,6 +73,7 @@ def quantize_by_budget(
     _refuse_quantized(model)
     check_finite(model, "quantization")
     mixed = quantize_mixed(model, config, list(calibration))
+    unwrap_forward(mixed.model)
     check_finite(mixed.model, "quantization to bits: auto")
     return mixed
 

@@ -1,101 +1,63 @@
 """Weights rounded as a backend stores them, while the float weights behind them learn."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
-from hf_shrink.quantization.backend import as_stored, backend_for
+from hf_shrink.errors import IntegrityError, MismatchError
+from hf_shrink.onnx_model import FOLDER, INT8
+from hf_shrink.quantization.backend import as_stored, backend_for, table_as_stored
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.plan import keep_plan
-from hf_shrink.targets import Projection, oriented, projections
-
-Roundings = Mapping[str, QuantizationConfig]
-"""Layer -> how it will be stored, in 4 or 8 bits."""
-
-
-def roundings_of(model: PreTrainedModel, quantization: QuantizationConfig | Roundings) -> dict[str, QuantizationConfig]:
-    """How each layer of ``model`` will be stored: those that the safety plan quantises, or those that are named.
-
-    Args:
-        model: in float32, without adapters.
-        quantization: for all that ``quantize`` would quantise, or by layer.
-
-    Raises:
-        RecipeError: no rounding of bitsandbytes, nothing to quantise, or as ``refuse_unseen``.
-        MismatchError: a layer that the model does not have, or weights that are no float32: steps smaller than their
-            precision would be lost.
-    """
-    one = isinstance(quantization, QuantizationConfig)
-    for config in [quantization] if isinstance(quantization, QuantizationConfig) else quantization.values():
-        if config.backend != "bitsandbytes" or config.bits not in (4, 8):
-            way = "; for auto pass {layer: config}, with the bits that `quantize` gave" if config.bits == "auto" else ""
-            raise RecipeError(
-                f"quantization: weights are trained as bitsandbytes stores them in 8 or 4 bits, got backend {config.backend}, "
-                f"bits {config.bits}.\nUse bits: 8 or 4{way}."
-            )
-        refuse_unseen(config)
-    if isinstance(quantization, QuantizationConfig):
-        found = dict.fromkeys(keep_plan(model, quantization).quantized, quantization)
-    else:
-        found = dict(quantization)
-    layers = projections(model)
-    if unknown := [name for name in found if name not in layers]:
-        raise MismatchError(f"quantization: {type(model).__name__} has no projection {unknown[0]!r}; name layers in full.")
-    for name, config in found.items():
-        why = None if one else backend_for(int(config.bits)).unfit(layers[name], config)
-        if why is not None:
-            raise MismatchError(f"quantization: {name}: {why}; leave it out.")
-        if layers[name].weight.dtype != torch.float32:
-            raise MismatchError(
-                f"quantization: {name} is in {str(layers[name].weight.dtype).removeprefix('torch.')}, and steps smaller than "
-                "its precision would be lost.\nLoad the model in float32; `bf16: true` computes in 16 bits."
-            )
-    return found
-
-
-def refuse_unseen(config: QuantizationConfig) -> None:
-    """A RecipeError where ``config`` rounds more than the weights of layers: training would not see it, nor who judges it."""
-    for name, usual in (("embeddings", "keep"), ("dtype", None), ("compute_dtype", "float32")):
-        if (value := getattr(config, name)) not in (usual, "float32"):
-            raise RecipeError(
-                f"quantization.{name}: {value} rounds more than weights of layers, and training sees those alone: what is "
-                "judged would not be what is stored.\nRemove it, or use recovery.method: adapters."
-            )
+from hf_shrink.quantization.embeddings import recorded_dtype, tables
+from hf_shrink.quantization.onnx_stored import stored_weights
+from hf_shrink.quantization.roundings import Roundings
+from hf_shrink.targets import Projection, oriented
 
 
 @contextmanager
 def weights_as_stored(model: nn.Module, roundings: Roundings, known: dict[str, Tensor] | None = None) -> Iterator[None]:
-    """While it lasts, layers multiply by what their backend would store of their weights; the weights stay as they are.
+    """While it lasts, ``model`` computes with what its backend would store of its weights; the weights stay as they are.
 
     The gradient of the rounded weight is taken for that of the weight: the straight-through estimator (arXiv:1308.3432,
     section 4), as in training with simulated quantisation (arXiv:1712.05877, section 3). Activations are not rounded.
 
     Args:
         model: of ``roundings_of``; names of its weights do not change, so that whatever is saved meanwhile is plain.
-        roundings: how each layer will be stored.
-        known: rounded weights by layer, filled here: give the same again while no weight changes. None rounds at each pass.
+        roundings: how each layer and each embedding will be stored.
+        known: rounded weights by module, filled here: give the same again while no weight changes. None rounds at each pass.
 
     Raises:
-        MismatchError: a layer whose forward pass is somebody else's already.
+        MismatchError: a module whose forward pass is somebody else's already, or neither a plain product nor a plain lookup.
     """
-    layers: dict[str, Any] = {name: model.get_submodule(name) for name in roundings}
-    if taken := [name for name, layer in layers.items() if "forward" in vars(layer)]:
-        raise MismatchError(f"quantization: the forward pass of {taken[0]} is replaced already; load the model on one device.")
+    forwards: list[tuple[Any, Any]] = []
+    for name, config in roundings.items():
+        owner = model.get_submodule(name)
+        rounded = partial(_rounded, name, owner, config, known)
+        for module in _readers(model, owner):
+            if "forward" in vars(module):
+                raise MismatchError(
+                    f"quantization: the forward pass of {name} is replaced already; load the model on one device."
+                )
+            if (forward := _forward(module, rounded, _computes_in(owner, config))) is None:
+                kind = type(module).__name__
+                raise MismatchError(f"quantization: {name} is read by a kind of {kind} of its own, which cannot be rounded.")
+            forwards.append((module, forward))
     try:
-        for name, layer in layers.items():
-            vars(layer)["forward"] = partial(_product, layer, partial(_rounded, name, roundings[name], known))
+        for module, forward in forwards:
+            vars(module)["forward"] = forward
         yield
     finally:
-        for layer in layers.values():
-            vars(layer).pop("forward", None)
+        for module, _ in forwards:
+            vars(module).pop("forward", None)
 
 
 def check_stored(model: PreTrainedModel, small: PreTrainedModel, roundings: Roundings) -> None:
@@ -103,14 +65,41 @@ def check_stored(model: PreTrainedModel, small: PreTrainedModel, roundings: Roun
 
     Args:
         model: in float32, after its training.
-        small: ``model`` as it was quantised.
+        small: ``model`` as bitsandbytes quantised it.
         roundings: that it was trained with.
     """
-    if other := sorted(stored_bits(small).keys() ^ roundings.keys()):
+    held = {name: backend_for(width).restored(small.get_submodule(name)) for name, width in stored_bits(small).items()}
+    kind = recorded_dtype(small)
+    for parameter in tables(model):
+        name, table = parameter.removesuffix(".weight"), small.get_parameter(parameter).data
+        if name not in roundings and not torch.equal(model.get_parameter(parameter).to(table.dtype), table):
+            raise IntegrityError(f"qat: {name} is stored as other numbers than it was trained with.")
+        if name in roundings and kind == roundings[name].embeddings:
+            held[name] = table
+    _compare(model, held, roundings)
+
+
+def check_exported(model: PreTrainedModel, folder: str | Path, roundings: Roundings) -> None:
+    """``check_stored`` for ONNX Runtime: its codes times its scales, read from the graph that lies below ``folder``.
+
+    Args:
+        model: in float32, after its training.
+        folder: that ``export_onnx`` wrote ``model`` to.
+        roundings: that it was trained with.
+
+    Raises:
+        IntegrityError: the graph holds other numbers, or has others than ``roundings`` in 8 bits.
+        ResourceError: onnx is missing.
+    """
+    _compare(model, stored_weights(Path(folder) / FOLDER / INT8), roundings)
+
+
+def _compare(model: nn.Module, held: dict[str, Tensor], roundings: Roundings) -> None:
+    if other := sorted(held.keys() ^ roundings.keys()):
         raise IntegrityError(f"qat: {other[0]} is not both trained and stored in fewer bits.")
     for name, config in roundings.items():
-        trained = as_stored(oriented(model.get_submodule(name)), config)  # type: ignore[arg-type]
-        if not torch.equal(trained, backend_for(int(config.bits)).restored(small.get_submodule(name))):
+        module = model.get_submodule(name)
+        if not torch.equal(_as_stored(module, _weight(module), config).to(held[name].device), held[name]):
             raise IntegrityError(f"qat: {name} is stored as other numbers than it was trained with.")
 
 
@@ -126,14 +115,57 @@ class _StraightThrough(torch.autograd.Function):
         return gradients[0], None
 
 
-def _rounded(name: str, config: QuantizationConfig, known: dict[str, Tensor] | None, weight: Tensor) -> Tensor:
+def _weight(module: Any) -> Tensor:
+    """As it is stored: ``[out_features, in_features]``, or ``[rows, features]``."""
+    weight: Tensor = module.weight if isinstance(module, nn.Embedding) else oriented(module)
+    return weight
+
+
+def _as_stored(module: nn.Module, weight: Tensor, config: QuantizationConfig) -> Tensor:
+    return table_as_stored(weight, config) if isinstance(module, nn.Embedding) else as_stored(weight, config)
+
+
+def _rounded(
+    name: str, module: nn.Module, config: QuantizationConfig, known: dict[str, Tensor] | None, weight: Tensor
+) -> Tensor:
     known = {} if known is None else known
     if name not in known:
-        known[name] = as_stored(weight, config).to(weight.dtype)
+        known[name] = _as_stored(module, weight, config).to(weight.dtype)
     return known[name].detach()  # another tensor each time, on the same numbers: each gets a gradient of its own
 
 
-def _product(layer: Projection, rounded: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """The layer's forward pass; GPT-2's too, whose weight is turned round."""
-    weight: Tensor = _StraightThrough.apply(oriented(layer), rounded)  # type: ignore[no-untyped-call]
-    return F.linear(x, weight, layer.bias)
+def _readers(model: nn.Module, owner: nn.Module) -> Iterator[nn.Module]:
+    """Who computes with the weight of ``owner``: with an embedding's also the output layer that is tied to it."""
+    if not isinstance(owner, nn.Embedding):
+        yield owner
+        return
+    yield from (module for module in model.modules() if module._parameters.get("weight") is owner.weight)
+
+
+def _forward(module: nn.Module, rounded: Callable[[Tensor], Tensor], dtype: torch.dtype | None) -> Any:
+    """A forward pass in the place of the module's own; None where that is neither a plain product nor a plain lookup."""
+    if isinstance(module, nn.Embedding):
+        plain = type(module).forward is nn.Embedding.forward and module.max_norm is None
+        return partial(_rows, module, rounded) if plain else None
+    return partial(_product, module, rounded, dtype) if isinstance(module, nn.Linear | Conv1D) else None
+
+
+def _computes_in(owner: nn.Module, config: QuantizationConfig) -> torch.dtype | None:
+    """What bitsandbytes casts input, weight and bias of a 4-bit layer to; None where they stay as they are."""
+    casts = config.backend == "bitsandbytes" and config.bits == 4 and config.compute_dtype != "float32"
+    return getattr(torch, config.compute_dtype) if casts and not isinstance(owner, nn.Embedding) else None
+
+
+def _product(layer: Projection, rounded: Callable[[Tensor], Tensor], dtype: torch.dtype | None, x: Tensor) -> Tensor:
+    """The layer's forward pass, in ``dtype`` where there is one; GPT-2's too, whose weight is turned round."""
+    weight: Tensor = _StraightThrough.apply(_weight(layer), rounded)  # type: ignore[no-untyped-call]
+    if dtype is None:
+        return F.linear(x, weight, layer.bias)
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return F.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
+
+
+def _rows(table: nn.Embedding, rounded: Callable[[Tensor], Tensor], ids: Tensor) -> Tensor:
+    """The lookup of an embedding."""
+    weight: Tensor = _StraightThrough.apply(table.weight, rounded)  # type: ignore[no-untyped-call]
+    return F.embedding(ids, weight, table.padding_idx, scale_grad_by_freq=table.scale_grad_by_freq)

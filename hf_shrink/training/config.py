@@ -63,7 +63,8 @@ class RecoveryConfig(Config):
     method: Literal["adapters", "qat"] = Field(
         "adapters",
         description="adapters: beside the quantised weights, trained or not. qat: the float student is trained with its "
-        "weights rounded as they will be stored (straight-through estimator), then quantised; no bytes more.",
+        "weights rounded as they will be stored (straight-through estimator), then quantised; no bytes more. Where "
+        "`quantization` is onnx alone: embeddings too, as the graph stores them, which is made of the trained float model.",
     )
     rank: int = Field(32, ge=1, description="adapters: (in + out) * rank numbers a layer.")
     start: Literal["inputs", "weights", "none"] = Field(

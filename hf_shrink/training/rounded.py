@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.files import write_text
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.straight_through import Roundings, roundings_of, weights_as_stored
+from hf_shrink.quantization.roundings import Roundings, roundings_of
+from hf_shrink.quantization.straight_through import weights_as_stored
 from hf_shrink.training.optimized import OptimizedTrainer
 
 ROUNDINGS_NAME = "quantization_aware.json"
@@ -99,6 +100,6 @@ class RoundedTrainer(OptimizedTrainer):
 
 
 def refuse_compiler(args: Any, where: str) -> None:
-    """A RecipeError where ``args`` ask for a compiler: it would have to see into bitsandbytes, or keep what it saw once."""
+    """A RecipeError where ``args`` ask for a compiler: it would have to see into the rounding, or keep what it saw once."""
     if args.torch_compile:
-        raise RecipeError(f"{where}: not with weights rounded by bitsandbytes; remove it.")
+        raise RecipeError(f"{where}: not with weights rounded as they are stored; remove it.")

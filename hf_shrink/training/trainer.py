@@ -34,9 +34,9 @@ class ShrinkTrainer(RoundedTrainer):
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
         optimization: which weights learn when and how fast, beyond what ``args`` say.
-        quantization: quantisation-aware training: layers multiply by their weights as bitsandbytes will store them, in training
-            and evaluation, while the float weights learn; ``quantize(model, quantization)`` then stores just those. Or by
-            layer, ``{name: QuantizationConfig}``.
+        quantization: quantisation-aware training: layers multiply by their weights as they will be stored, in training and
+            evaluation, while the float weights learn; ``quantize(model, quantization)`` then stores just those, or
+            ``export_onnx`` for ``backend="onnx"``, with embeddings. Or by layer, ``{name: QuantizationConfig}``.
         peft_config: wraps the model in adapters first.
 
     Raises:

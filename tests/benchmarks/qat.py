@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from hf_shrink import DistillationConfig, LossTerm, QuantizationConfig, ShrinkTrainer, quantize
-from hf_shrink.quantization.straight_through import check_stored, roundings_of
+from hf_shrink.quantization.roundings import roundings_of
+from hf_shrink.quantization.straight_through import check_stored
 from tests.benchmarks import quality
 
 FORMATS = {

@@ -8,13 +8,16 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
+from hf_shrink.loading.save import save
 from hf_shrink.quantization.backend import as_stored
 from hf_shrink.quantization.bitsandbytes import restored, stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.embeddings import tables
 from hf_shrink.quantization.mixed import store_mixed
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
-from hf_shrink.quantization.straight_through import check_stored, roundings_of, weights_as_stored
+from hf_shrink.quantization.roundings import roundings_of
+from hf_shrink.quantization.straight_through import check_stored, weights_as_stored
 from hf_shrink.targets import oriented
 from tests.tiny import tiny_causal_lm, tiny_classifier
 
@@ -113,6 +116,66 @@ def test_what_is_stored_otherwise_is_seen():
         check_stored(model, small, roundings)
 
 
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("words", [{"bits": 8, "embeddings": "int8"}, {"bits": 4, "embeddings": "bfloat16"}], ids=str)
+def test_embeddings_are_rounded_as_the_file_holds_them_and_so_is_what_is_tied_to_them(family, words, tmp_path):
+    """A word looked up as it is and predicted as it was rounded: that model is in no file."""
+    model, config = made(family), QuantizationConfig(**words)
+    roundings, small = roundings_of(model, config), quantize(model, config)
+    looked_up = roundings.keys() - stored_bits(small).keys()
+    assert looked_up == {name.removesuffix(".weight") for name in tables(model)} and looked_up
+    layer = next(iter(stored_bits(small)))
+    assert roundings_of(model, {layer: config}).keys() == {layer, *looked_up}
+    check_stored(model, small, roundings)
+    plain = rounded_copy(model, config)
+    for name, table in tables(small).items():
+        plain.get_parameter(name).data.copy_(table)
+    with weights_as_stored(model, roundings):
+        found = model(IDS).logits
+        found.square().sum().backward()
+    expected = plain(IDS).logits
+    expected.square().sum().backward()
+    exact = {"rtol": 0, "atol": 0} if family != "gpt2" else {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(found, expected, **exact)
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, **exact)
+    assert (family == "gpt2") == (model.config.tie_word_embeddings and hasattr(model, "lm_head"))
+    save(small, tmp_path)
+    loaded = type(model).from_pretrained(tmp_path)
+    assert all(torch.equal(loaded.get_parameter(name), table) for name, table in tables(small).items())
+    check_stored(model, loaded, roundings)
+
+
+def test_a_table_that_is_stored_otherwise_is_seen():
+    """Rounded behind the training's back, or not at all; and one that no training rounded must be as it was."""
+    model, config = made("gpt2"), QuantizationConfig(bits=8, embeddings="int8")
+    small, roundings = quantize(model, config), roundings_of(model, config)
+    with pytest.raises(IntegrityError, match=r"qat: transformer\.wpe is not both trained and stored"):
+        check_stored(model, quantize(model, EIGHT), roundings)
+    with pytest.raises(IntegrityError, match=r"qat: transformer\.wte is stored as other numbers"):
+        check_stored(model, small, roundings_of(model, EIGHT))
+    model.transformer.wpe.weight.data[3, 5] += 1
+    with pytest.raises(IntegrityError, match=r"qat: transformer\.wpe is stored as other numbers"):
+        check_stored(model, small, roundings)
+
+
+@pytest.mark.parametrize("family", ["bert", "llama", "gpt2"])
+@pytest.mark.parametrize("words", [{"compute_dtype": "bfloat16"}, {"compute_dtype": "float16", "quant_type": "fp4"}], ids=str)
+def test_products_in_16_bits_are_those_of_the_stored_layers_bit_for_bit(family, words):
+    """In float32 the training would get over what 16 bits lose, and the judge would not see it."""
+    model = made(family)
+    config = QuantizationConfig(bits=4, embeddings="int8", **words)
+    with torch.no_grad(), weights_as_stored(model, roundings_of(model, config)):
+        found = model(IDS).logits
+    with torch.no_grad():
+        assert torch.equal(found, quantize(model, config)(IDS).logits)
+    with torch.no_grad(), weights_as_stored(model, roundings_of(model, config.model_copy(update={"compute_dtype": "float32"}))):
+        assert not torch.equal(found, model(IDS).logits)
+    with weights_as_stored(model, roundings_of(model, config)):
+        model(IDS).logits.square().sum().backward()
+    assert all(model.get_submodule(name).weight.grad.any() for name in roundings_of(model, NF4))
+
+
 def test_layers_may_have_different_bits():
     model, auto = made("bert"), QuantizationConfig(bits="auto", budget={"bits_per_weight": 7}, dtype="bfloat16")
     plan = keep_plan(model, auto)
@@ -124,14 +187,16 @@ def test_layers_may_have_different_bits():
 
 def test_what_cannot_be_rounded_is_refused():
     model = made("bert")
-    for config in (QuantizationConfig(backend="onnx"), QuantizationConfig(bits=16, dtype="bfloat16")):
-        with pytest.raises(RecipeError, match="as bitsandbytes stores them in 8 or 4 bits, got backend"):
-            roundings_of(model, config)
-    for name, value in (("embeddings", "int8"), ("dtype", "bfloat16"), ("compute_dtype", "bfloat16")):
-        config = QuantizationConfig(bits=4, **{name: value})  # answers in training were not those of what was stored
-        for given in (config, {"bert.encoder.layer.0.output.dense": config}):
-            with pytest.raises(RecipeError, match=f"quantization.{name}: {value} rounds more"):
-                roundings_of(model, given)
+    with pytest.raises(RecipeError, match="as they are stored in 8 or 4 bits, got bits 16"):
+        roundings_of(model, QuantizationConfig(bits=16, dtype="bfloat16"))
+    for given in (HALF, {"bert.encoder.layer.0.output.dense": HALF}):  # answers in training were not those of what was stored
+        with pytest.raises(RecipeError, match=r"quantization\.dtype: bfloat16 rounds norms, biases and heads as well"):
+            roundings_of(model, given)
+    layers = ("bert.encoder.layer.0.output.dense", "bert.encoder.layer.1.output.dense")
+    with pytest.raises(RecipeError, match="int8 and keep for one model"):
+        roundings_of(model, {layers[0]: NF4, layers[1]: QuantizationConfig(bits=4, embeddings="int8")})
+    with pytest.raises(MismatchError, match=r"has no projection 'bert\.embeddings\.word_embeddings'"):
+        roundings_of(model, {layers[0]: NF4, "bert.embeddings.word_embeddings": NF4})
     assert roundings_of(model, QuantizationConfig(bits=4, dtype="float32", compute_dtype="float32"))
     with pytest.raises(RecipeError, match=r"for auto pass \{layer: config\}"):
         roundings_of(model, QuantizationConfig(bits="auto", budget={"bits_per_weight": 6}))

@@ -10,7 +10,10 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
+from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.loading.save import save
+from hf_shrink.loading.verify import verify
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization import straight_through
 from hf_shrink.quantization.bitsandbytes import restored
@@ -19,6 +22,7 @@ from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quantization.straight_through import check_stored
 from hf_shrink.targets import oriented
 from hf_shrink.training.callbacks import HeldZeros
+from tests.tiny import tiny_inputs
 from tests.training.runs import gradient_norms, history, model_for, same, trainer_for, weights
 
 EIGHT, NF4 = QuantizationConfig(bits=8), QuantizationConfig(bits=4)
@@ -102,6 +106,43 @@ def test_a_checkpoint_of_another_rounding_is_refused(first, second, tmp_path):
         aware("bert", tmp_path, second, max_steps=4, **SAVING).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize(
+    ("family", "task", "words"),
+    [
+        ("bert", "classification", {"bits": 4, "embeddings": "int8", "compute_dtype": "bfloat16"}),
+        ("llama", "lm", {"bits": 4, "embeddings": "int8"}),
+        ("llama", "lm", {"bits": 4, "embeddings": "bfloat16"}),
+    ],
+)
+def test_embeddings_and_products_in_16_bits_are_trained_judged_and_stored_alike(family, task, words, tmp_path):
+    """The output layer of a language model that is tied to them is as large as they are."""
+    config, tied = QuantizationConfig(**words), {"tie_word_embeddings": True} if task == "lm" else {}
+    model = model_for(family, task, hidden=64, ffn=128, **tied)
+    trainer = aware(family, tmp_path, config, task=task, model=model, learning_rate=0.02, per_device_eval_batch_size=16)
+    start = weights(trainer.model)
+    trainer.train()
+    small = quantize(trainer.model, config)
+    check_stored(trainer.model, small, trainer.roundings)
+    judged, whole, stored = trainer.evaluate()["eval_loss"], loss_of(trainer.model, trainer), loss_of(small, trainer)
+    assert judged == pytest.approx(stored, abs=1e-6) and abs(judged - whole) > 1e-5
+    after = weights(trainer.model)
+    assert not any(torch.equal(start[f"{name}.weight"], after[f"{name}.weight"]) for name in trainer.roundings)
+    save(small, tmp_path / "small")
+    verify(tmp_path / "small", small, tiny_inputs(family))
+
+
+def test_distillation_over_the_vocabulary_sees_the_rounded_output_layer(tmp_path):
+    """The fused product would read the float table instead."""
+    teacher, config = model_for("gpt2", "lm", seed=5, hidden=64, ffn=128), QuantizationConfig(bits=4, embeddings="int8")
+    terms = {"teacher": teacher, "distillation": DistillationConfig(alpha=0.5, losses=(LossTerm(loss="forward_kl"),))}
+    found = []
+    for given in (config, NF4):
+        trainer = aware("gpt2", tmp_path, given, task="lm", more=terms, max_steps=2)
+        trainer.train()
+        found.append(trainer._heads)
+    assert found[0] is None and found[1] is not None
+
+
 def test_micro_batches_add_up(tmp_path):
     norms = []
     for batch, parts in ((8, 1), (4, 2)):
@@ -140,7 +181,10 @@ def test_in_16_bits_the_float_weights_learn(tmp_path):
     trainer = aware("bert", tmp_path, bf16=True, max_steps=3)
     trainer.train()
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
-    check_stored(trainer.model, quantize(trainer.model, NF4), trainer.roundings)
+    small = quantize(trainer.model, NF4)
+    check_stored(trainer.model, small, trainer.roundings)
+    save(small, tmp_path / "small")
+    verify(tmp_path / "small", small, tiny_inputs("bert"))  # the forward pass that 16 bits leave behind is in no file
 
 
 @pytest.mark.parametrize("config", [EIGHT, NF4], ids=["int8", "nf4"])
