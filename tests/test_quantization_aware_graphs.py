@@ -131,6 +131,7 @@ def test_a_graph_of_other_numbers_than_were_trained_is_no_result(own: Path, monk
         run(recipe(quantization="{backend: onnx, float_graph: true}"), accept_changes=["quantization"])
 
 
+@pytest.mark.slow
 def test_beside_bitsandbytes_the_training_is_for_its_model_and_the_graph_of_the_float_student(own: Path):
     """Two roundings ask for two trainings; the recovered model has no float weights that a graph could be made of."""
     both = recipe("recovery.training.max_steps=2", quantization="[{bits: 4}, {backend: onnx}]")
@@ -141,6 +142,7 @@ def test_beside_bitsandbytes_the_training_is_for_its_model_and_the_graph_of_the_
     check_exported(student, FOLDER, roundings_of(student, ONNX))
 
 
+@pytest.mark.slow
 def test_zeros_frozen_parts_and_a_cut_vocabulary_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(make_project(tmp_path / "p"))
     words = [word for word in tiny_overrides(Path(), gradual=False) if not word.startswith("teacher.")]
