@@ -15,6 +15,7 @@ from hf_shrink.data.splits import Splits
 from hf_shrink.distillation.cache_files import Layout, first_fault, read_manifest, refuse_another
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import CacheConfig
+from hf_shrink.distillation.row_keys import check_padding
 from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
 from hf_shrink.lines import without_home
@@ -81,16 +82,19 @@ def cache_outlook(
     splits: Splits,
     rows: Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    teacher: Any,
+    teachers: Sequence[Any],
     words: int | None,
 ) -> tuple[str, int]:
     """What the cache will hold in words, and about how many bytes.
 
     Raises:
         RecipeError: more words than there are.
+        MismatchError: padding on the left, of which the teachers' answers depend.
         IntegrityError: the folder holds answers for something else, as far as can be told without the teacher's weights.
     """
     assert recipe.cache is not None
+    teacher = teachers[0]
+    check_padding(teachers, rows, splits.format.collator(tokenizer))
     if (there := read_manifest(Path(recipe.cache.folder))) is not None:
         refuse_another(Path(recipe.cache.folder), there.key, cache_key(recipe, splits, tokenizer))
     config, tokens = settings(recipe, words), sum(map(len, rows["input_ids"]))

@@ -52,6 +52,15 @@ def hf_shrink(*words: str):
     return CliRunner().invoke(app, list(words))
 
 
+def test_padding_that_moves_places_is_refused_before_the_teacher_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """BERT's answers about a row padded on the left belong to one batch; live, each batch gets its own."""
+    monkeypatch.chdir(make("text-classification", tmp_path))
+    words = Path("base/tokenizer_config.json")
+    words.write_text(json.dumps(json.loads(words.read_text()) | {"padding_side": "left"}))
+    with pytest.raises(MismatchError, match="padded on the left"):
+        make_plan(recipe())
+
+
 def test_the_teacher_is_asked_once_and_the_student_learns_from_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A cache beside which the teacher still runs saves nothing."""
     monkeypatch.chdir(make("text-classification", tmp_path))

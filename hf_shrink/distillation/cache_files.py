@@ -38,6 +38,7 @@ class Layout:
         rows: how many the whole cache has.
         batch_rows: how many the teacher reads at once.
         shard_rows: how many a file has.
+        moves: whether padding on the left would change what the teacher says.
     """
 
     outputs: int
@@ -50,6 +51,7 @@ class Layout:
     rows: int
     batch_rows: int
     shard_rows: int
+    moves: bool = False
 
     @property
     def id_dtype(self) -> Any:

@@ -25,7 +25,7 @@ from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import CacheConfig
 from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.merged import keep
-from hf_shrink.distillation.row_keys import COLUMNS, RowKeys, row_keys
+from hf_shrink.distillation.row_keys import COLUMNS, RowKeys, check_padding, refuse_moved, row_keys
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.lines import few
@@ -79,6 +79,7 @@ def write_cache(
         IntegrityError: the folder holds the answers of another teacher, or about other rows; or what is there was changed.
         NonFiniteError: an answer holds a NaN or an infinity.
         ResourceError: too little disk, a disk that fails, or another process at work there.
+        MismatchError: rows padded on the left, where the teacher counts places from the first column.
         RecipeError: more words than there are, or a folder with other files.
     """
     folder = Path(config.folder)
@@ -161,11 +162,12 @@ def _layout(
         raise RecipeError(f"cache: top_k {config.top_k}, but the teacher has {what}. Lower top_k, or remove it.")
     merged = config.top_k is not None and config.top_k < outputs
     columns = tuple(name for name in COLUMNS if name in batch and name in teacher.accepts)
+    moves = check_padding(teacher.models, dataset, collator)
     accepts = tuple(teacher.accepts)
     times = tuple(sorted(set(temperatures))) if merged else ()
     longest, rows = max(lengths), len(lengths)
     batch_rows = min(_BATCH_ROWS, max(1, _LOGITS // (outputs * longest if per_token else outputs)))
-    layout = Layout(outputs, per_token, config.top_k, times, config.dtype, columns, accepts, rows, batch_rows, 1)
+    layout = Layout(outputs, per_token, config.top_k, times, config.dtype, columns, accepts, rows, batch_rows, 1, moves)
     shard_rows = min(_SHARD_ROWS, max(1, SHARD_BYTES // layout.bytes_for(longest, 1)))
     return Layout(**vars(layout) | {"shard_rows": shard_rows})
 
@@ -183,6 +185,8 @@ def _answers(job: _Job, rows: range) -> dict[str, list[Any]]:
         together = ordered[start : start + job.layout.batch_rows]
         batch = _to(job.collator([job.dataset[row] for row in together]), job.teacher)
         keys = row_keys(batch, job.layout.columns)
+        if job.layout.moves:
+            refuse_moved(keys)
         logits = _say(job.teacher, batch, job.layout.outputs)
         for i, row in enumerate(together):
             found[row] = {"row_key": keys.keys[i], **_kept(job.layout, _own(logits[i], keys, i, job.layout), row)}

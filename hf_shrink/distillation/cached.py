@@ -13,7 +13,7 @@ from hf_shrink.distillation.config import LossTerm
 from hf_shrink.distillation.losses import LOSSES
 from hf_shrink.distillation.merged import Kept
 from hf_shrink.distillation.own_losses import as_loss
-from hf_shrink.distillation.row_keys import RowKeys, row_keys
+from hf_shrink.distillation.row_keys import RowKeys, refuse_moved, row_keys
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.lines import few, without_home
 
@@ -126,11 +126,14 @@ class CachedTeacher:
         """What the teacher said about a batch: ``logits``, or ``kept`` where it is the likeliest words. Padding gets zeros.
 
         Raises:
-            MismatchError: a row is not in the cache, or the teacher would have read a column that it was not given.
+            MismatchError: a row is not in the cache, the teacher would have read a column that it was not given, or padding on
+                the left would have moved the places that it counts.
         """
         if unread := [n for n in self.accepts if n in inputs and n not in (*self.layout.columns, "attention_mask")]:
             raise MismatchError(f"cached teacher: the batch has {unread[0]!r}, which the teacher never saw. Remove the column.")
         rows = row_keys(inputs, self.layout.columns)
+        if self.layout.moves:
+            refuse_moved(rows)
         places = [self._places.get(key) for key in rows.keys]
         if missing := [i for i, place in enumerate(places) if place is None]:
             raise self._miss(inputs, rows, missing)

@@ -1,14 +1,15 @@
 """Which text a row of a batch is, told by its tokens alone: whatever the order, the batch and the padding."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from hf_shrink.errors import MismatchError
+from hf_shrink.lines import few
 
 COLUMNS = ("input_ids", "token_type_ids")
 """What makes a text, beside the mask that tells its tokens from padding."""
@@ -64,6 +65,34 @@ def row_keys(inputs: Mapping[str, Any], columns: Sequence[str]) -> RowKeys:
         for i, (start, end) in enumerate(zip(starts, ends, strict=True))
     ]
     return RowKeys(keys, starts, [end - start for start, end in zip(starts, ends, strict=True)], ids.shape[1])
+
+
+def check_padding(teachers: Sequence[nn.Module], dataset: Any, collator: Callable[[list[Any]], Mapping[str, Any]]) -> bool:
+    """Whether padding on the left would move the tokens of ``dataset`` for one of ``teachers``; shapes are enough.
+
+    It does where places are looked up in a table by the column they stand in (GPT-2, BERT); rotary and relative places do not
+    care. RoBERTa leaves padding out as it counts, but classifies by the first column.
+
+    Raises:
+        MismatchError: it would, and ``collator`` pads there.
+    """
+    tables = [name for model in teachers for name, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    if not any("position" in name or name.endswith("wpe") for name in tables):
+        return False
+    lengths = [len(ids) for ids in dataset["input_ids"]]
+    rows = sorted(range(len(lengths)), key=lambda row: lengths[row])
+    refuse_moved(row_keys(collator([dataset[row] for row in (rows[0], rows[-1])]), ("input_ids",)))
+    return True
+
+
+def refuse_moved(keys: RowKeys) -> None:
+    """A MismatchError where rows are padded on the left; only to be asked where ``check_padding`` says that it matters."""
+    if any(keys.starts):
+        raise MismatchError(
+            f"cached teacher: batch rows {few(i for i, at in enumerate(keys.starts) if at)} are padded on the left, which "
+            "moves the places that this teacher counts: its answers would be those of another batch.\n"
+            "Set padding_side: right in the tokenizer, or learn from a live teacher."
+        )
 
 
 def _array(values: Tensor) -> np.ndarray:

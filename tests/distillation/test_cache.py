@@ -15,21 +15,39 @@ from hf_shrink.distillation.merged import keep, merge
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from tests.distillation.kept import TEXTS, Slow, collate, contents, rows, write
-from tests.tiny import tiny_causal_lm, tiny_classifier, tiny_tokenizer
+from tests.tiny import spread, tiny_causal_lm, tiny_classifier, tiny_tokenizer
 
 # ---- the same answers ----
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 2e-3)])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_cache_says_what_the_teacher_says_in_any_order_batch_and_padding(dtype, error, side, tmp_path: Path, small_files):
+@pytest.mark.parametrize(("family", "side"), [("llama", "left"), ("llama", "right"), ("bert", "right")])
+def test_a_cache_says_what_the_teacher_says_in_any_order_batch_and_padding(
+    dtype, error, family, side, tmp_path: Path, small_files
+):
     """Rows by number would answer for the rows of another epoch's order."""
-    teacher = tiny_classifier(num_labels=3).eval()
+    teacher = tiny_classifier(family).eval()
     cached = write(tmp_path, teacher, dtype=dtype)
     for order in ([7, 2], [0, 1, 2, 3, 4, 5, 6, 7], [5, 5, 1]):
         batch = tiny_tokenizer().pad(rows()[order], return_tensors="pt", padding_side=side)
-        right = tiny_tokenizer().pad(rows()[order], return_tensors="pt")
-        torch.testing.assert_close(cached.outputs(batch)["logits"], teacher(**right).logits, atol=error, rtol=0)
+        torch.testing.assert_close(cached.outputs(batch)["logits"], teacher(**batch).logits, atol=error, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "roberta"])
+def test_places_that_padding_moves_are_never_cached(family, tmp_path: Path):
+    """What a teacher that counts columns says of a row padded on the left depends on the other rows of its batch."""
+    teacher, left = spread(tiny_classifier(family)), tiny_tokenizer()
+    left.padding_side = "left"
+    with pytest.raises(MismatchError, match=r"(?s)padded on the left, which moves the places.*padding_side: right"):
+        write_cache(CacheConfig(folder=str(tmp_path / "left")), teacher, rows(), DataCollatorWithPadding(left))
+    assert not list(tmp_path.glob("left/rows-*"))
+    cached = write(tmp_path / "right", teacher)
+    batch = left.pad(rows()[[1, 2]], return_tensors="pt")
+    right = tiny_tokenizer().pad(rows()[[1, 2]], return_tensors="pt")
+    assert (teacher(**batch).logits - teacher(**right).logits).abs().max() > 0.1, "the reason"
+    with pytest.raises(MismatchError, match="batch rows 1 are padded"):
+        CachedTeacher.from_folder(tmp_path / "right").outputs(batch)
+    torch.testing.assert_close(cached.outputs(right)["logits"], teacher(**right).logits, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
