@@ -79,11 +79,13 @@ def write_cache(
         IntegrityError: the folder holds the answers of another teacher, or about other rows; or what is there was changed.
         NonFiniteError: an answer holds a NaN or an infinity.
         ResourceError: too little disk, a disk that fails, or another process at work there.
-        MismatchError: rows padded on the left, where the teacher counts places from the first column.
+        MismatchError: rows padded on the left, where the teacher counts places from the first column; a teacher with a decoder
+            of its own, which reads more than a row's tokens.
         RecipeError: more words than there are, or a folder with other files.
     """
     folder = Path(config.folder)
     one = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    _refuse_decoders(one)
     full_key = {**(key or {}), **_settings(config, temperatures, words), **_own_key(one, dataset)}
     with claimed(folder):
         manifest = read_manifest(folder)
@@ -104,6 +106,15 @@ def write_cache(
             write_manifest(folder, manifest)
             progress(manifest.rows, layout.rows)
     return CachedTeacher.from_folder(folder, key=full_key)
+
+
+def _refuse_decoders(teacher: Teacher | Ensemble) -> None:
+    for model in teacher.models:
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            raise MismatchError(
+                f"cache: {type(model).__name__} answers about a target that its decoder reads, but a row is found by its "
+                "source alone: another target would get the same answers.\nLearn from the live teacher."
+            )
 
 
 def weights_hash(models: Sequence[Any]) -> str:

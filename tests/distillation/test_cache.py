@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import DataCollatorWithPadding
+from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, DataCollatorWithPadding
 
 from hf_shrink.distillation.cache_writing import weights_hash, write_cache
 from hf_shrink.distillation.cached import CachedTeacher
@@ -15,7 +15,7 @@ from hf_shrink.distillation.merged import keep, merge
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from tests.distillation.kept import TEXTS, Slow, collate, contents, rows, write
-from tests.tiny import spread, tiny_causal_lm, tiny_classifier, tiny_tokenizer
+from tests.tiny import spread, tiny_causal_lm, tiny_classifier, tiny_config, tiny_tokenizer
 
 # ---- the same answers ----
 
@@ -70,6 +70,16 @@ def test_classes_are_kept_in_the_students_order(tmp_path: Path):
     teacher = Teacher(tiny_classifier(), label_order=(2, 0, 1))
     batch = collate([rows()[1]])
     torch.testing.assert_close(write(tmp_path, teacher).outputs(batch)["logits"], teacher(batch))
+
+
+def test_a_decoder_that_reads_the_target_is_not_cached(tmp_path: Path):
+    """A row is found by its source: under another target the same answers would teach other words."""
+    torch.manual_seed(0)
+    teacher, data = AutoModelForSeq2SeqLM.from_config(tiny_config("t5")), rows()
+    data = data.add_column("labels", data["input_ids"])
+    with pytest.raises(MismatchError, match=r"(?s)T5ForConditionalGeneration .*source alone.*live teacher"):
+        write_cache(CacheConfig(folder=str(tmp_path)), teacher, data, DataCollatorForSeq2Seq(tiny_tokenizer()))
+    assert not list(tmp_path.iterdir())
 
 
 # ---- laws of merged words ----
