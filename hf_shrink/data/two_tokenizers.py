@@ -1,6 +1,6 @@
 """Texts in the tokens of two models: the student's rows, and beside each what a teacher with another tokenizer reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,10 @@ def both_collator(
     Args:
         tokenizer: of the student.
         teacher_tokenizer: of the teacher.
-        ours: pads the student's columns; None pads them behind the end.
+        ours: pads the student's columns, on either side; None pads them behind the end.
+
+    Raises:
+        MismatchError: of the collator, where ``ours`` gives other tokens than a row has.
     """
     pad, their_pad = (
         (each.pad_token_id if isinstance(each.pad_token_id, int) else 0) for each in (tokenizer, teacher_tokenizer)
@@ -99,8 +102,23 @@ class _Both:
         found = padded(theirs, fills={"input_ids": self.their_pad, "attention_mask": 0})
         places = torch.full_like(batch["input_ids"], _NOWHERE)
         for i, row in enumerate(rows):
-            places[i, : len(row[TEACHER_PLACES])] = torch.tensor(row[TEACHER_PLACES])
+            start, length = _start(batch, i, row["input_ids"]), len(row["input_ids"])
+            places[i, start : start + length] = torch.tensor(row[TEACHER_PLACES])
         return batch | {TEACHER_IDS: found["input_ids"], TEACHER_MASK: found["attention_mask"], TEACHER_PLACES: places}
+
+
+def _start(batch: Mapping[str, Tensor], i: int, ids: list[int]) -> int:
+    """The column at which the tokens of a row begin, after it was padded."""
+    found = batch["input_ids"][i].tolist()
+    mask = batch["attention_mask"][i].tolist() if "attention_mask" in batch else None
+    starts = [0, len(found) - len(ids)] if mask is None else [mask.index(1) if 1 in mask else 0]
+    for start in starts:
+        if start >= 0 and found[start : start + len(ids)] == ids:
+            return start
+    raise MismatchError(
+        f"both_collator: row {i} of a batch has {len(ids)} tokens, of which `ours` gives others; where the teacher's stand "
+        "beside them is not known.\nPass a collator that only pads."
+    )
 
 
 def _row(ids: list[int], labels: list[int], theirs: list[int], places: list[int]) -> dict[str, list[int]]:

@@ -47,6 +47,28 @@ def test_rows_are_cut_and_nothing_beyond_the_cut_is_asked():
     assert len(row["input_ids"]) == 3 and row[TEACHER_PLACES] == [0, 1, -1] and len(row[TEACHER_IDS]) == 2
 
 
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_teachers_places_move_with_the_students_tokens(masked):
+    """Padded on the left by a collator of one's own, each token would learn what the teacher said of one further on."""
+    ours, theirs = tiny_lm_tokenizer(), other_tokenizer()
+    data = list(in_both(texts("red house door", "blue"), ours, theirs, 8))
+
+    def left(rows):
+        width = max(len(row["input_ids"]) for row in rows)
+        gaps = [[0] * (width - len(row["input_ids"])) for row in rows]
+        batch = {
+            name: [gap + row[name] for gap, row in zip(gaps, rows, strict=True)] for name in ("input_ids", "attention_mask")
+        }
+        found = {name: torch.tensor(value) for name, value in batch.items()}
+        return found if masked else {"input_ids": found["input_ids"]}
+
+    batch = both_collator(ours, theirs, left)(data)
+    assert batch[TEACHER_PLACES].tolist() == [[0, 1, 2, -1], [-1, -1, 0, -1]]
+    assert both_collator(ours, theirs)(data)[TEACHER_PLACES].tolist() == [[0, 1, 2, -1], [0, -1, -1, -1]]
+    with pytest.raises(MismatchError, match="row 0 of a batch has 4 tokens, of which `ours` gives others"):
+        both_collator(ours, theirs, lambda rows: {"input_ids": left(rows)["input_ids"][:, :3]})(data)
+
+
 def chat_tokenizer(template: str) -> PreTrainedTokenizerFast:
     words = {w: i for i, w in enumerate((*VOCABULARY, "user", "assistant"))}
     made = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
