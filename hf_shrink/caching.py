@@ -65,16 +65,16 @@ def temperatures(recipe: Recipe) -> tuple[float, ...]:
     return tuple(sorted({term.temperature for term in recipe.distillation.losses}))
 
 
-def words_that_count(recipe: Recipe, student: Any, teacher: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """How many words student and teacher share; None where the task is not about words.
+def words_that_count(recipe: Recipe, student: Any, teachers: Sequence[Any], tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """How many words student and teachers share; None where the task is not about words.
 
     Raises:
         MismatchError: one of them lacks tokens.
     """
     if recipe.task != "causal-lm":
         return None
-    ours, theirs = (len(model.get_output_embeddings().weight) for model in (student, teacher))
-    return shared_words(ours, theirs, max(tokenizer.get_vocab().values()) + 1)
+    ours, *others = (len(model.get_output_embeddings().weight) for model in (student, *teachers))
+    return min(shared_words(ours, theirs, max(tokenizer.get_vocab().values()) + 1) for theirs in others)
 
 
 def cache_outlook(

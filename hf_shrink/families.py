@@ -240,3 +240,10 @@ def embedding_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that belong to an ``nn.Embedding`` (word, position, type), by name, each shared one once."""
     owners = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     return {name: p for name, p in model.named_parameters() if id(p) in owners}
+
+
+def inner_size(model: Any) -> int:
+    """Parameters outside the embeddings of words, going in and coming out: vocabularies are padded to different sizes."""
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    words = {id(end.weight): int(end.weight.numel()) for end in ends if end is not None}
+    return int(model.num_parameters()) - sum(words.values())

@@ -135,8 +135,9 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         if recipe.distillation.on_policy is not None:
             check_sample_room(tokens.train["labels"], recipe.distillation.on_policy, _limits(student)[1])
         if recipe.cache is not None:
-            words = words_that_count(recipe, student, teachers[0].model, tokenizer)
-            holds, size = cache_outlook(recipe, splits, tokens.train, tokenizer, [each.model for each in teachers], words)
+            answering = [each.model for each in teachers]
+            words = words_that_count(recipe, student, answering, tokenizer)
+            holds, size = cache_outlook(recipe, splits, tokens.train, tokenizer, answering, words)
             stages.append(StagePlan("cache", (holds,), {}, None, size, recipe.cache.folder))
     stages.append(_student(recipe, start, student, steps, cuts, teachers))
     kept_tokens = None

@@ -9,12 +9,12 @@ import numpy.typing as npt
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.class_names import labels_of
 from hf_shrink.errors import MismatchError
 from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.predict import predict, predict_words
 from hf_shrink.measurement.spans import span_likelihood
 from hf_shrink.measurement.written import told_targets
-from hf_shrink.models.pairs import labels_of
 from hf_shrink.pruning.sensitivity import Score
 from hf_shrink.tasks import task_of
 

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.class_names import labels_of
 from hf_shrink.data.format import Collator
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tasks import FORMATS
@@ -21,7 +22,6 @@ from hf_shrink.measurement.speed import WARM_UP, take_turns, threads
 from hf_shrink.measurement.subjects import at_rest, device_of
 from hf_shrink.measurement.values import plural
 from hf_shrink.models.load import load_tokenizer
-from hf_shrink.models.pairs import labels_of
 from hf_shrink.plan import start_of
 from hf_shrink.pruning.budget import spend
 from hf_shrink.pruning.config import PruningConfig

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +15,7 @@ from hf_shrink.data.tokenize import check_rows
 from hf_shrink.data.two_tokenizers import both_collator, in_both
 from hf_shrink.distillation.fitting import check_teaching
 from hf_shrink.errors import MismatchError
+from hf_shrink.families import inner_size
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.reference import resolve, shown
@@ -83,8 +83,7 @@ def check_teachers(
         tokenizer: of the student.
 
     Raises:
-        MismatchError: as ``check_teaching``; several teachers whose vocabularies differ in size; a teacher that is the student
-            itself, or is smaller; vectors of another width.
+        MismatchError: as ``check_teaching``; a teacher that is the student itself; vectors of another width.
     """
     assert recipe.distillation is not None
     for each in teachers:
@@ -93,14 +92,6 @@ def check_teachers(
         _check_starts(student, teachers)
     if recipe.task == SENTENCES:
         _check_widths(student, teachers)
-    models: list[Any] = [student, *(each.model for each in teachers)]
-    heads = [model.get_output_embeddings() for model in models]
-    sizes = [len(head.weight) for head in heads if head is not None]
-    if len(teachers) > 1 and len(set(sizes)) > 1:
-        raise MismatchError(
-            f"teacher: of the student and its teachers, vocabularies have {', '.join(map(str, sizes))} words; several teachers "
-            "need the student's.\nUse one teacher, or models of one vocabulary size."
-        )
     _refuse_itself(recipe, student, teachers)
 
 
@@ -131,7 +122,7 @@ def refuse_smaller(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[
 
     Embeddings do not count: vocabularies are padded to different sizes.
     """
-    ours, theirs = _inner(student), max((_inner(each.model) for each in teachers), default=math.inf)
+    ours, theirs = inner_size(student), max((inner_size(each.model) for each in teachers), default=math.inf)
     if ours > theirs:
         names = " and ".join(shown(config.model) for config in recipe.teachers)
         raise MismatchError(
@@ -157,10 +148,3 @@ def _refuse_itself(recipe: Recipe, student: PreTrainedModel, teachers: Sequence[
 
 def _start(recipe: Recipe) -> str:
     return recipe.teachers[0].model if recipe.student.start == "teacher" else recipe.model
-
-
-def _inner(model: Any) -> int:
-    """Parameters outside the embeddings of words, going in and coming out."""
-    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
-    words = {id(end.weight): int(end.weight.numel()) for end in ends if end is not None}
-    return int(model.num_parameters()) - sum(words.values())

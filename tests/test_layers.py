@@ -44,6 +44,7 @@ LAYERS = [
         "markdown",
         "stored",
         "columns",
+        "class_names",
         "learning",
         "own_forward",
     },

@@ -85,6 +85,7 @@ def write_cache(
     """
     folder = Path(config.folder)
     one = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+    one = one.over(words) if isinstance(one, Ensemble) else one
     _refuse_decoders(one)
     full_key = {**(key or {}), **_settings(config, temperatures, words), **_own_key(one, dataset)}
     with claimed(folder):

@@ -1,5 +1,6 @@
 """Several teachers that speak as one."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -31,8 +32,15 @@ class Ensemble:
     def __init__(self, teachers: Sequence[Teacher], *, combine: Combine = "mean", problem_type: str | None = None) -> None:
         self.teachers = tuple(teachers)
         self.combine = combine
+        self.words: int | None = None
         self.problem_type = SENTENCES if gives_sentences(teachers[0].model) else problem_type
         self.accepts = tuple(dict.fromkeys(name for teacher in teachers for name in teacher.accepts))
+
+    def over(self, words: int | None) -> "Ensemble":
+        """The same, speaking of the first ``words`` words alone; None for all, of which no vocabulary may have more."""
+        same = copy.copy(self)
+        same.words = words
+        return same
 
     @property
     def models(self) -> list[Any]:
@@ -54,7 +62,7 @@ class Ensemble:
         Raises:
             MismatchError: their logits differ in shape.
         """
-        logits = [teacher(inputs) for teacher in self.teachers]
+        logits = [teacher(inputs)[..., : self.words] for teacher in self.teachers]
         for other in logits[1:]:
             check_shapes(logits[0], other, "two teachers' logits")
         stacked = torch.stack([each.to(logits[0].device).float() for each in logits])

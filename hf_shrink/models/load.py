@@ -16,13 +16,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from hf_shrink.class_names import labels_of
 from hf_shrink.errors import MismatchError, RecipeError, ResourceError, SecurityError
 from hf_shrink.finite import check_finite
 from hf_shrink.headers import check_record, check_storage
 from hf_shrink.lines import few
 from hf_shrink.models.config import DType
 from hf_shrink.models.explained import explained
-from hf_shrink.models.pairs import labels_of
 from hf_shrink.models.reference import check_source, is_local, refuse_adapter, shown
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.sentences import as_sentence_model

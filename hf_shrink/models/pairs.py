@@ -1,17 +1,14 @@
 """Do a student and its teacher speak of the same classes and the same tokens?"""
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.class_names import label_order, labels_of
 from hf_shrink.errors import MismatchError
-from hf_shrink.lines import few
 from hf_shrink.tasks import problem_type_of
 
-_PLAIN_NAME = re.compile(r"LABEL_\d+")
 _PROBE = "Zoë's 2 CATS aren't here; naïve ﬁt, 東京 (1,000.5 €)"  # case, accents, a ligature, digits, two scripts
 
 
@@ -51,7 +48,7 @@ def check_pair(
     """
     if teacher is student:
         raise MismatchError("teacher: it is the student itself, whose loss is always 0. Load it a second time.")
-    order = _label_order(labels_of(student), labels_of(teacher)) if classes else None
+    order = label_order(labels_of(student), labels_of(teacher)) if classes else None
     if classes:
         _check_problem(problem_type_of(student.config), problem_type_of(teacher.config))
     if crosses:
@@ -64,12 +61,6 @@ def check_pair(
     return Pair(order, (f"Teacher labels are reordered by name to {', '.join(labels_of(student))}.",))
 
 
-def labels_of(model: PreTrainedModel) -> list[str]:
-    """The names of a model's classes, in the order of its logits."""
-    names: dict[Any, str] = dict(model.config.id2label or {})
-    return [names[i] for i in sorted(names)]
-
-
 def _check_problem(student: str, teacher: str) -> None:
     """A softmax and a sigmoid over the same names are not the same answers."""
     if student != teacher:
@@ -77,28 +68,6 @@ def _check_problem(student: str, teacher: str) -> None:
             f"teacher: its config says it is for {teacher}, the student is for {student}.\n"
             f"Use a teacher of the same task; if it is one, set problem_type to {student} in its config."
         )
-
-
-def _label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:
-    if len(student) != len(teacher):
-        raise MismatchError(
-            f"teacher: it has {len(teacher)} labels ({few(teacher)}), the student {len(student)} ({few(student)}).\n"
-            "Use a teacher of the same classes."
-        )
-    if len(student) == 1:  # one number needs no name
-        return None
-    for who, names in (("student", student), ("teacher", teacher)):
-        if len(set(names)) < len(names):
-            raise MismatchError(f"{who}: label names repeat: {few(names)}. Give each class its own name in id2label.")
-    if set(student) != set(teacher):
-        only_student, only_teacher = sorted(set(student) - set(teacher)), sorted(set(teacher) - set(student))
-        hint = " and the order is unknown" if all(map(_PLAIN_NAME.fullmatch, teacher)) else ""
-        raise MismatchError(
-            f"teacher: label names differ{hint}: only the student has {few(only_student)}; only the teacher has "
-            f"{few(only_teacher)}.\nSet the same names in id2label of both configs."
-        )
-    order = tuple(teacher.index(name) for name in student)
-    return None if order == tuple(range(len(order))) else order
 
 
 def _check_vocabularies(student: PreTrainedTokenizerBase, teacher: PreTrainedTokenizerBase, way_out: str) -> None:

@@ -15,6 +15,7 @@ from hf_shrink.columns import TEACHER_IDS
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
+from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.heads import plain_head
 from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.positions import SAMPLED
@@ -24,7 +25,7 @@ from hf_shrink.distillation.watching import Attended
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
 from hf_shrink.training.sampled import SamplingTrainer
-from hf_shrink.training.teachers import AnyTeacher, as_one, inside, models_of
+from hf_shrink.training.teachers import AnyTeacher, as_one, inside, models_of, warn_of_smaller
 
 PROJECTIONS_NAME = "distillation_projections.safetensors"
 
@@ -56,6 +57,8 @@ class TaughtTrainer(SamplingTrainer):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
         one = as_one(teacher, config, inside(self.student))
         one.to(self.args.device)
+        if not self.pruning:
+            warn_of_smaller(one, inside(self.student))
         live = not isinstance(one, CachedTeacher)
         self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=live)
         on_layers = any(as_loss(term.loss).reads != "logits" for term in config.losses)
@@ -65,6 +68,7 @@ class TaughtTrainer(SamplingTrainer):
             words = one.words_of(inside(self.student))
         else:
             words = None if config.crosses else self._shared_words(one.models)
+            one = one.over(words) if isinstance(one, Ensemble) else one
         self.distiller = Distiller(
             config,
             one,
@@ -239,10 +243,11 @@ class TaughtTrainer(SamplingTrainer):
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
         heads = [getattr(inside(model), "get_output_embeddings", lambda: None)() for model in (self.student, *teachers)]
         sizes = [len(head.weight) for head in heads if head is not None]
-        if len(sizes) != 2 or sizes[0] == sizes[1]:
+        if len(sizes) < len(heads) or len(set(sizes)) == 1:
             return None
         vocabulary: dict[str, int] = getattr(self.processing_class, "get_vocab", dict)()
-        words = shared_words(sizes[0], sizes[1], max(vocabulary.values()) + 1 if vocabulary else None)
+        tokens = max(vocabulary.values()) + 1 if vocabulary else None
+        words = min(shared_words(sizes[0], size, tokens) for size in sizes[1:])
         logger.info("Distillation over %s words: student and teacher have %s, the rest is padding.", words, sizes)
         return words
 

@@ -1,24 +1,32 @@
 """Whoever a Trainer was given to learn from, as one teacher."""
 
+import copy
+import logging
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from torch import nn
+from transformers import PreTrainedModel
 
+from hf_shrink.class_names import are_named, label_order, labels_of
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.crossing import CrossingTeacher
 from hf_shrink.distillation.ensemble import Ensemble
+from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.families import inner_size
 from hf_shrink.training.accounting import predicts_next_token
 
 AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | CachedTeacher | Sequence[nn.Module | Teacher]
 """One who teaches, several, or what they once said."""
 
+logger = logging.getLogger(__name__)
+
 
 def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Teacher | Ensemble | CachedTeacher:
-    """One teacher who can be asked; models are frozen.
+    """One teacher who can be asked; models are frozen, and classes of the same names in another order are reordered.
 
     Args:
         teacher: as a Trainer was given it.
@@ -27,7 +35,8 @@ def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Tea
 
     Raises:
         RecipeError: nobody, or ``combine`` for one.
-        MismatchError: a loss across tokenizers with several teachers, or with models that predict no next token.
+        MismatchError: classes of other names; a loss across tokenizers with several teachers, or with models that predict no
+            next token.
     """
     one: Teacher | Ensemble | CachedTeacher
     if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
@@ -43,7 +52,25 @@ def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Tea
     if config.combine not in (None, (how := getattr(one, "combine", None))):
         said = f"these are combined by {how}" if how else "there is one teacher"
         raise RecipeError(f"distillation.combine: {config.combine} would be ignored, {said}; remove it.")
+    if any(as_loss(term.loss).reads == "logits" for term in config.losses):
+        one = _in_order(one, student)
     return _with_own_tokenizer(one, student) if config.crosses else one
+
+
+def warn_of_smaller(teacher: Teacher | Ensemble | CachedTeacher, student: Any) -> None:
+    """Say so where a student is larger than all its teachers: most often the two were swapped."""
+    models = [student, *(inside(model) for model in teacher.models)]
+    if len(models) < 2 or not all(isinstance(model, PreTrainedModel) for model in models):
+        return
+    ours, *theirs = map(inner_size, models)
+    if ours > max(theirs):
+        logger.warning(
+            "The student (%s) has %s parameters outside its embeddings, more than its teacher's %s (%s). Were they swapped?",
+            type(student).__name__,
+            f"{ours:,}",
+            f"{max(theirs):,}",
+            " and ".join(type(model).__name__ for model in models[1:]),
+        )
 
 
 def models_of(teacher: AnyTeacher) -> list[nn.Module]:
@@ -58,6 +85,38 @@ def models_of(teacher: AnyTeacher) -> list[nn.Module]:
 def inside(model: Any) -> Any:
     """The model inside its adapters."""
     return getattr(model, "get_base_model", lambda: model)()
+
+
+def _in_order(one: Teacher | Ensemble | CachedTeacher, student: Any) -> Teacher | Ensemble | CachedTeacher:
+    """The same with each teacher's classes in the student's order, where both have names and nobody said another order."""
+    if isinstance(one, Ensemble):
+        ordered = copy.copy(one)
+        ordered.teachers = tuple(_reordered(each, student) for each in one.teachers)
+        return ordered
+    return _reordered(one, student) if isinstance(one, Teacher) else one
+
+
+def _reordered(one: Teacher, student: Any) -> Teacher:
+    teacher = inside(one.model)
+    if one.label_order is not None or not (_classifies(student) and _classifies(teacher)):
+        return one
+    ours, theirs = labels_of(student), labels_of(teacher)
+    if len(ours) != len(theirs) or len(ours) < 2 or not (are_named(ours) and are_named(theirs)):
+        return one  # other numbers of classes are told by their logits, and without names places are trusted
+    try:
+        order = label_order(ours, theirs)
+    except MismatchError as error:
+        way_out = f"Where they mean the same, say in which order: Teacher(model, label_order=range({len(ours)}))."
+        raise MismatchError(f"{error}\n{way_out}") from None
+    if order is None:
+        return one
+    logger.warning("The teacher's labels %s are reordered by name to %s.", ", ".join(theirs), ", ".join(ours))
+    return Teacher(one.model, label_order=order)
+
+
+def _classifies(model: Any) -> bool:
+    """Whether a model's logits are about the classes that its config names: those of words or places are not."""
+    return hasattr(model, "config") and any("Classification" in kind.__name__ for kind in type(model).__mro__)
 
 
 def _with_own_tokenizer(one: Teacher | Ensemble | CachedTeacher, student: Any) -> CrossingTeacher:

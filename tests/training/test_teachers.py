@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
-from tests.tiny import VOCABULARY, tiny_classifier
+from tests.tiny import COLOURS, VOCABULARY, tiny_classifier
 from tests.training.runs import gradient_norms, model_for, trainer_for, weights
 
 KL = DistillationConfig(alpha=1.0, losses=(LossTerm(),))
@@ -31,6 +32,71 @@ def test_two_teachers_are_learnt_from_together(tmp_path):
         mean = torch.stack([teacher(**batch).logits.softmax(-1) for teacher in teachers]).mean(0)
         expected = (mean * (mean.log() - student.eval()(**batch).logits.log_softmax(-1))).sum(-1).mean()
     trainer.train()
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def names_in(*labels, folder, losses=KL.losses, student=COLOURS):
+    ours, theirs = (tiny_classifier(seed=0, labels=names) for names in (student, labels))
+    more = {"teacher": theirs, "distillation": DistillationConfig(alpha=1.0, losses=losses)}
+    return trainer_for("bert", "classification", folder, model=ours, more=more, max_steps=1, learning_rate=0.0)
+
+
+def test_the_same_classes_in_another_order_are_reordered_and_said(tmp_path, caplog):
+    """By place, the student would learn green for red, and no number of the run would say so."""
+    for folder, labels, logged in (("a", COLOURS, False), ("b", ("blue", "red", "green"), True)):
+        caplog.clear()
+        distiller = names_in(*labels, folder=tmp_path / folder).distiller
+        assert distiller.teacher.label_order == ([1, 2, 0] if logged else None)
+        assert ("reordered by name to red, green, blue" in caplog.text) == logged
+    both = [tiny_classifier(seed=5), tiny_classifier(seed=6, labels=("green", "blue", "red"))]
+    trainer = trainer_for("bert", "classification", tmp_path, more={"teacher": both, "distillation": KL})
+    assert [each.label_order for each in trainer.distiller.teacher.teachers] == [None, [2, 0, 1]]
+
+
+def test_classes_of_other_names_are_refused_unless_their_order_is_said(tmp_path):
+    with pytest.raises(MismatchError, match=r"(?s)only the teacher has x, y, z.*Teacher\(model, label_order=range\(3\)\)"):
+        names_in("x", "y", "z", folder=tmp_path)
+    said = Teacher(tiny_classifier(labels=("x", "y", "z")), label_order=range(3))
+    trainer_for("bert", "classification", tmp_path, more={"teacher": said, "distillation": KL})
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"labels": ("LABEL_0", "LABEL_1", "LABEL_2")},
+        {"labels": COLOURS, "student": ("LABEL_0", "LABEL_1", "LABEL_2")},
+        {"labels": ("x", "y", "z"), "losses": (LossTerm(loss="hidden_mse"),)},
+        {"labels": ("score",), "student": ("value",), "losses": (LossTerm(loss="logit_mse"),)},
+    ],
+)
+def test_classes_without_names_go_by_place(free, tmp_path):
+    """A head of plain transformers has LABEL_0, LABEL_1: its user knows what they mean."""
+    words = dict(free)
+    assert names_in(*words.pop("labels"), folder=tmp_path, **words).distiller.teacher.label_order is None
+
+
+def test_a_student_larger_than_its_teacher_is_told(tmp_path, caplog):
+    """Swapped, the small one teaches the large one, and all numbers look fine."""
+    for layers, told in ((1, True), (2, False)):
+        caplog.clear()
+        more = {"teacher": model_for("bert", "classification", seed=5, layers=layers), "distillation": KL}
+        trainer_for("bert", "classification", tmp_path, more=more)
+        assert ("The student (BertForSequenceClassification) has " in caplog.text and "swapped?" in caplog.text) == told
+
+
+def test_several_vocabularies_are_cut_to_the_words_that_all_have(tmp_path):
+    """Padding that only some have must take no probability from the mean."""
+    teachers = [model_for("llama", "lm", seed=5 + more, vocab_size=len(VOCABULARY) + more, dropout=False) for more in (0, 4, 9)]
+    student = model_for("llama", "lm", dropout=False)
+    more = {"teacher": teachers, "distillation": KL}
+    trainer = trainer_for("llama", "lm", tmp_path, model=student, more=more, max_steps=1, learning_rate=0.0)
+    batch = next(iter(trainer.get_train_dataloader()))
+    with torch.no_grad():
+        mean = torch.stack([teacher(**batch).logits[..., : len(VOCABULARY)].softmax(-1) for teacher in teachers]).mean(0)
+        each = (mean * (mean.log() - student.eval()(**batch).logits.log_softmax(-1))).sum(-1)
+    rows = zip(each, batch["attention_mask"].sum(1) - 1, strict=True)
+    trainer.train()
+    expected = torch.cat([row[:length] for row, length in rows]).mean()
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected.item(), rel=1e-4)
 
 
