@@ -14,7 +14,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.depths import depths_of, split_by_depth, unfrozen
 from hf_shrink.training.freeze import freeze
-from hf_shrink.training.outlook import check_optimization
+from hf_shrink.training.outlook import check_optimization, penalised
 from hf_shrink.training.schedules import falling
 from hf_shrink.training.taught import TaughtTrainer
 
@@ -86,8 +86,9 @@ class OptimizedTrainer(TaughtTrainer):
         loss, penalty = super().with_penalty(loss), self.optimization.penalty
         if penalty is None:
             return loss
-        decayed = set(self.get_decay_parameter_names(self.student))
-        learning = [p.float() for name, p in self.student.named_parameters() if name in decayed and p.requires_grad]
+        learning = [p.float() for p in penalised(self.student)]
+        if not learning:  # of this step: what else unfreezing lets learn comes later
+            return loss
         terms = [p.abs().sum() if penalty.kind == "l1" else p.square().sum() / 2 for p in learning]
         return loss + penalty.weight * torch.stack(terms).sum() / self.current_gradient_accumulation_steps
 

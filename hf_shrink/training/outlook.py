@@ -1,7 +1,9 @@
 """Whether what is to learn, and when, can work: told before a training begins."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
+
+from transformers import Trainer
 
 from hf_shrink.distillation.stages import Stage
 from hf_shrink.errors import RecipeError
@@ -32,6 +34,11 @@ def check_optimization(
     check_learns(student, "training")
     if config.schedule is not None:
         check_falls(config.schedule, steps)
+    if config.penalty is not None and not penalised(student):
+        raise RecipeError(
+            "optimization.penalty: would be ignored, only biases and norms are left to learn, which it does not count.\n"
+            "Remove it, or freeze less."
+        )
     if config.layer_decay is not None:
         depths_of(student, "optimization.layer_decay")
     if config.unfreeze_every is not None:
@@ -40,6 +47,12 @@ def check_optimization(
         _check_unfreezing(config.unfreeze_every, student, pruning, steps)
     if stages:
         _check_stages(stages, student, pruning, steps)
+
+
+def penalised(student: Any) -> list[Any]:
+    """The weights that a penalty counts: those that learn and decay, biases and norms left out."""
+    decayed = set(Trainer.get_decay_parameter_names(cast(Any, None), student))
+    return [parameter for name, parameter in student.named_parameters() if name in decayed and parameter.requires_grad]
 
 
 def _check_unfreezing(every: int, student: Any, pruning: Sequence[PruningConfig], steps: int) -> None:

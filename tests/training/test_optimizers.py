@@ -15,6 +15,7 @@ from tests.tiny import FAMILIES, tiny_classifier, tiny_config
 from tests.training.runs import arguments, gradient_norms, model_for, same, trainer_for, weights
 
 LR = 5e-3
+WEIGHTS = ("query", "key", "value", "dense", "embeddings", "classifier")
 
 
 class Rates(TrainerCallback):
@@ -210,6 +211,19 @@ def test_a_penalty_adds_its_formula_however_the_step_is_cut(kind, tmp_path):
     assert found[1] == pytest.approx(found[0], rel=1e-4)
 
 
+def test_a_penalty_waits_until_something_that_it_counts_learns(tmp_path):
+    """Above GPT-2's layers there is a norm alone: a sum over no weights would stop the first step."""
+    found = []
+    for penalty in (None, WeightPenalty(kind="l2", weight=0.01)):
+        model = model_for("gpt2", "lm", dropout=False)
+        more = {"optimization": OptimizationConfig(unfreeze_every=1, penalty=penalty)}
+        trainer = trainer_for("gpt2", "lm", tmp_path, model=model, more=more, max_steps=4, learning_rate=0.0)
+        trainer.train()
+        found.append([entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    plain, counted = found
+    assert counted[0] == plain[0] and all(more > less for more, less in zip(counted[1:], plain[1:], strict=True))
+
+
 @pytest.mark.parametrize(
     ("config", "more", "says"),
     [
@@ -217,6 +231,14 @@ def test_a_penalty_adds_its_formula_however_the_step_is_cut(kind, tmp_path):
         ({"unfreeze_every": 1, "freeze": ("classifier", "pooler")}, {}, "nothing above the layers can learn"),
         ({"schedule": {"every": 6}}, {}, "step 6 never comes"),
         ({"schedule": {"every": 2}}, {"lr_scheduler_type": "cosine"}, "another schedule"),
+        (
+            {
+                "freeze": WEIGHTS,
+                "penalty": WeightPenalty(kind="l2", weight=0.1),
+            },
+            {},
+            "only biases and norms are left to learn",
+        ),
         ({"freeze": ("bert", "classifier")}, {}, "none of the model's weights asks for a gradient"),
     ],
 )
