@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
+from transformers.utils import is_liger_kernel_available
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.lines import first_line
@@ -32,6 +33,8 @@ def training_arguments(words: Mapping[str, Any], *, output_dir: Path, seed: int,
         )
     except (TypeError, ValueError, ImportError) as error:
         raise RecipeError(f"{where}: {first_line(error)}") from None
+    if found.use_liger_kernel and not is_liger_kernel_available():
+        raise RecipeError(f"{where}.use_liger_kernel: needs the package liger-kernel; install it, or remove the word.")
     found.report_to = list(trackers(words))  # transformers adds one where it finds itself on Kubeflow
     return found
 

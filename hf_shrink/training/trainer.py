@@ -185,6 +185,11 @@ class ShrinkTrainer(RoundedTrainer):
     def _refuse_what_cannot_be_right(self) -> None:
         given = (("distillation", self.distiller), ("pruning", self.pruning), ("quantization", self.roundings))
         ours = " and ".join(name for name, on in given if on)
+        if getattr(self.args, "predict_with_generate", False):
+            raise RecipeError(
+                "predict_with_generate: would be ignored, evaluation here gives compute_metrics the logits.\nLeave it out, and "
+                "after the training pass trainer.model to a Seq2SeqTrainer for evaluate(), or to hf_shrink.measure."
+            )
         if ours and self.args.n_gpu > 1:
             raise RecipeError(
                 f"{ours}: {self.args.n_gpu} GPUs in one process are not supported. Launch one process a GPU with torchrun."

@@ -4,13 +4,14 @@ import math
 
 import pytest
 import torch
-from transformers import Adafactor, TrainerCallback
+from transformers import Adafactor, Seq2SeqTrainingArguments, TrainerCallback
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.training.arguments import check_optimizer
+from hf_shrink.training.arguments import check_optimizer, training_arguments
 from hf_shrink.training.config import OptimizationConfig, StepDecay, WeightPenalty
 from hf_shrink.training.depths import depths_of, unfrozen
 from hf_shrink.training.schedules import falling
+from hf_shrink.training.trainer import ShrinkTrainer
 from tests.tiny import FAMILIES, tiny_classifier, tiny_config
 from tests.training.runs import arguments, gradient_norms, model_for, same, trainer_for, weights
 
@@ -118,6 +119,20 @@ def test_what_torch_or_transformers_would_refuse_later_is_told_at_once(words, sa
     """Found at the first step of the student, after hours with the teacher."""
     with pytest.raises((RecipeError, ValueError), match=says):
         check_optimizer(arguments(tmp_path, **words), 6, "training")
+
+
+def test_kernels_that_are_not_installed_are_told_by_the_plan(tmp_path, monkeypatch):
+    """transformers raises an ImportError of its own, when the teacher has been trained."""
+    monkeypatch.setattr("hf_shrink.training.arguments.is_liger_kernel_available", lambda: False)
+    with pytest.raises(RecipeError, match=r"training\.use_liger_kernel: needs the package liger-kernel"):
+        training_arguments({"use_liger_kernel": True}, output_dir=tmp_path, seed=0, where="training")
+
+
+def test_generating_while_evaluating_is_refused_at_once(tmp_path):
+    """Ignored, compute_metrics would get logits where it expects the tokens of answers."""
+    words = {"output_dir": str(tmp_path), "predict_with_generate": True, "use_cpu": True, "report_to": []}
+    with pytest.raises(RecipeError, match=r"(?s)predict_with_generate: would be ignored.*Seq2SeqTrainer"):
+        ShrinkTrainer(model_for("bert", "classification"), Seq2SeqTrainingArguments(**words))
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "electra", "gpt_neox", "vit"])
