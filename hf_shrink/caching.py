@@ -32,8 +32,10 @@ def cache_key(recipe: Recipe, splits: Splits, tokenizer: PreTrainedTokenizerBase
     The rows are tokens already, and would be told apart without this: it says which of the causes it was.
     """
     words = recipe.data.model_dump(mode="json", include={"packing", "loss_on"}) if recipe.task == "causal-lm" else {}
+    bits = ", ".join(str(teacher.bits or "float") for teacher in recipe.teachers)
     return {
         "task": recipe.task,
+        **({"teacher bits": bits} if any(teacher.bits for teacher in recipe.teachers) else {}),
         "tokenizer": tokenizer_hash(tokenizer),
         "max_length": str(recipe.data.max_length),
         **{name: str(value) for name, value in words.items()},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -31,6 +32,7 @@ from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
 from hf_shrink.sensitivity import fractions_for
 from hf_shrink.tasks import TASKS
+from hf_shrink.teaching import as_taught
 from hf_shrink.training.arguments import training_arguments
 from hf_shrink.workspace import Follower
 
@@ -103,7 +105,9 @@ def live_teacher(job: Job, folder: Path | None) -> Teacher | Ensemble:
     found = []
     for config, pair in zip(recipe.teachers, job.prepared.pairs, strict=True):
         reference, revision = (str(folder), None) if folder is not None else (config.model, config.revision)
-        model = load_for(recipe.task, reference, revision=revision, dtype=config.dtype, new_head=False)
+        model: Any = load_for(recipe.task, reference, revision=revision, dtype=config.dtype, new_head=False)
+        if config.bits is not None:
+            model = quantize(model.to(_device(job)), as_taught(config.bits, config.dtype))  # where it is stored, it stays
         found.append(Teacher(model, label_order=pair.label_order))
     if len(found) == 1:
         return found[0]
@@ -124,9 +128,8 @@ def write_answers(job: Job, folder: Path | None) -> None:
     """Write the recipe's cache, or what is missing of it; all processes wait for the leader."""
     if is_leader():
         recipe = job.recipe
-        device = training_arguments(recipe.training, output_dir=job.work.folder, seed=recipe.seed, where="training").device
         teacher = live_teacher(job, folder)
-        teacher.to(device)
+        teacher.to(_device(job))
         write_cache(
             settings(recipe, job.prepared.words),
             teacher,
@@ -138,6 +141,11 @@ def write_answers(job: Job, folder: Path | None) -> None:
             progress=lambda done, rows: say(f"cache: {done:,} of {rows:,} rows"),
         )
     agree(None)
+
+
+def _device(job: Job) -> torch.device:
+    recipe = job.recipe
+    return training_arguments(recipe.training, output_dir=job.work.folder, seed=recipe.seed, where="training").device
 
 
 def _key(job: Job) -> dict[str, str]:

@@ -229,9 +229,8 @@ def _teacher(recipe: Recipe, rows: int, teachers: Sequence[Taught]) -> StagePlan
     if config.training is None:
         names = " and ".join(each.model for each in recipe.teachers)
         together = "" if not others else f", by {(recipe.distillation and recipe.distillation.combine) or 'mean'}"
-        stage = _model_stage(
-            "teacher", (f"takes {names} as {'they are' if others else 'it is'}{together}", *notes), {}, first.model, ""
-        )
+        how = "they are" if others else "it is" if config.bits is None else f"it is, in {config.bits} bits"
+        stage = _model_stage("teacher", (f"takes {names} as {how}{together}", *notes), {}, first.model, "")
         return stage if existing_quantization(first.model) is None else dataclasses.replace(stage, bytes=None)
     steps = _steps(config.training, recipe.seed, rows, "teacher.training")
     does = (f"fine-tunes {config.model} for {steps} steps", *notes)

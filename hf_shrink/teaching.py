@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -14,11 +15,16 @@ from hf_shrink.data.splits import Splits
 from hf_shrink.data.tokenize import check_rows
 from hf_shrink.data.two_tokenizers import both_collator, in_both
 from hf_shrink.distillation.fitting import check_teaching
-from hf_shrink.errors import MismatchError
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import inner_size
+from hf_shrink.models.config import DType
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair, check_pair
 from hf_shrink.models.reference import resolve, shown
+from hf_shrink.quantization.bitsandbytes import library
+from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.plan import keep_plan
+from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.recipe import Recipe
 from hf_shrink.tasks import SENTENCES
 
@@ -44,12 +50,27 @@ def teachers_of(
     for config in recipe.teachers:
         own = splits.label_names if config.training is not None else None
         model = blueprint(recipe.task, config.model, config.revision, own, download)
+        if config.bits is not None:
+            _check_bits(config.model, model, as_taught(config.bits, config.dtype))
         spoken = load_tokenizer(config.model, revision=config.revision, download=download)
         named = bool(splits.label_names)
         crosses = None if recipe.task != "causal-lm" else recipe.distillation is not None and recipe.distillation.crosses
         pair = check_pair(start, model, student_tokenizer=tokenizer, teacher_tokenizer=spoken, classes=named, crosses=crosses)
         found.append(Taught(model, pair, spoken))
     return tuple(found)
+
+
+def as_taught(bits: Literal[4, 8], dtype: DType) -> QuantizationConfig:
+    """How a teacher with ``bits`` is stored; what is multiplied stays in ``dtype``."""
+    return QuantizationConfig(bits=4, compute_dtype=dtype) if bits == 4 else QuantizationConfig(bits=8)
+
+
+def _check_bits(reference: str, model: PreTrainedModel, config: QuantizationConfig) -> None:
+    """What storing a teacher in fewer bits would refuse, told without its weights."""
+    if (stored := existing_quantization(model)) is not None:
+        raise RecipeError(f"teacher.bits: {shown(reference)} is quantised already ({stored}); remove the word.")
+    library()
+    keep_plan(model, config)
 
 
 def rows_of_both(

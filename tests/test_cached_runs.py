@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from hf_shrink import Recipe, run
@@ -15,9 +16,12 @@ from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.pipeline import build_cache
 from hf_shrink.plan import make_plan
+from hf_shrink.quantization.bitsandbytes import stored_bits
+from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.quantize import quantize
 from tests.project import UNUSED
 from tests.test_taught_runs import TRAINING, make
-from tests.tiny import VOCABULARY, tiny_causal_lm, tiny_classifier, tiny_lm_tokenizer, tiny_tokenizer
+from tests.tiny import VOCABULARY, tiny_causal_lm, tiny_classifier, tiny_inputs, tiny_lm_tokenizer, tiny_tokenizer
 
 
 def recipe(
@@ -170,6 +174,39 @@ def test_teachers_of_a_list_teach_together(cache: str, tmp_path: Path, monkeypat
             run(recipe(teacher=several(tmp_path), cache=cache, combine="mean", output="runs/mean"))
 
 
+@pytest.mark.parametrize(("bits", "cache"), [(4, "{folder: answers}"), pytest.param(8, "null", marks=pytest.mark.slow)])
+def test_a_teacher_in_fewer_bits_says_what_its_quantised_folder_says(
+    bits: int, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The word alone, with a teacher that stays in float, would save nothing."""
+    monkeypatch.chdir(make("text-classification", tmp_path))
+    several(tmp_path)
+    chosen = recipe(teacher=f"{{model: one, bits: {bits}}}", cache=cache)
+    (stage,) = [stage for stage in make_plan(chosen).stages if stage.name == "teacher"]
+    assert stage.does[0] == f"takes one as it is, in {bits} bits"
+    made, begin = [], Teacher.__init__
+    monkeypatch.setattr(Teacher, "__init__", lambda self, model, **k: made.append(model) or begin(self, model, **k))
+    (build_cache if cache != "null" else run)(chosen)
+    (taught,) = made
+    assert set(stored_bits(taught).values()) == {bits}
+    stored = quantize(
+        tiny_classifier(seed=3, vocab_size=len(VOCABULARY) + UNUSED, layers=3, hidden=64, ffn=128),
+        QuantizationConfig(bits=bits),
+    )
+    batch = dict(tiny_inputs("bert"))
+    with torch.no_grad():
+        torch.testing.assert_close(taught(**batch).logits, stored(**batch).logits, rtol=0, atol=0)
+    if cache != "null":
+        assert json.loads(hf_shrink("cache", "answers", "--inspect", "--json").stdout)["key"]["teacher bits"] == "4"
+        with pytest.raises(IntegrityError, match=r"another teacher bits \(4 -> 8\)"):
+            make_plan(recipe(teacher="{model: one, bits: 8}"))
+        with pytest.raises(IntegrityError, match=r"another teacher bits \(4 -> none\)|another .*teacher \("):
+            build_cache(recipe(teacher="{model: one}", output="runs/float"))
+    stored.save_pretrained("one")
+    with pytest.raises(RecipeError, match=rf"teacher\.bits: .*quantised already \(bitsandbytes, {bits} bits\)"):
+        make_plan(recipe(teacher=f"{{model: one, bits: {bits}}}", cache="null"))
+
+
 def test_each_teacher_of_a_list_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The second one lacks words, which would stop the first step; or pads them, and that costs nothing."""
     monkeypatch.chdir(make("causal-lm", tmp_path))
@@ -177,7 +214,7 @@ def test_each_teacher_of_a_list_is_checked(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(MismatchError, match="the teacher's vocabulary has 17 entries"):
         make_plan(recipe("causal-lm", teacher=listed, cache="null"))
     listed = several(tmp_path, "causal-lm", vocab_size=len(VOCABULARY) + 8)
-    assert run(recipe("causal-lm", teacher=listed, cache="{folder: answers, top_k: 20}")).report["stages"]
+    build_cache(recipe("causal-lm", teacher=listed, cache="{folder: answers, top_k: 20}"))
     assert json.loads(hf_shrink("cache", "answers", "--inspect", "--json").stdout)["layout"]["outputs"] == 20
 
 
@@ -192,6 +229,7 @@ def test_each_teacher_of_a_list_is_checked(tmp_path: Path, monkeypatch: pytest.M
         ({"task": "causal-lm", "losses": "[{temperature_end: 2.0}]"}, r"temperature_end: a cache knows"),
         ({"combine": "mean"}, r"combine: would be ignored: there is one teacher"),
         ({"teacher": "[{model: one}]", "combine": "mean"}, r"combine: would be ignored: there is one teacher"),
+        ({"teacher": f"{{model: base, bits: 8, training: {TRAINING}}}"}, r"teacher: bits: a quantised teacher does not learn"),
         ({"teacher": "[]"}, r"teacher: must not be empty"),
         ({"teacher": "[{model: one}, {modle: two}]"}, r"teacher\.1\.modle: unknown key.*model"),
         ({"teacher": f"[{{model: one}}, {{model: two, training: {TRAINING}}}]"}, r"teacher\.1\.training: a list is of trained"),

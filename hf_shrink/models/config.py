@@ -69,8 +69,18 @@ class TeacherConfig(Config):
     model: str = Field(min_length=1, description="A Hub id, a local folder, or package:NAME/PATH.")
     revision: str | None = Field(None, description="Commit, tag or branch on the Hub.")
     dtype: DType = Field("float32", description="Precision of the teacher's weights while it teaches.")
+    bits: Literal[4, 8] | None = Field(
+        None,
+        description="Bits of its layers while it teaches, by bitsandbytes; the rest is in `dtype`. Null: all is.",
+    )
     training: dict[str, Any] | None = Field(None, description="TrainingArguments for fine-tuning the teacher first.")
     freeze: Names = Field((), description="Modules not trained, by the end of their name, e.g. [embeddings].")
+
+    @model_validator(mode="after")
+    def _what_is_quantised_does_not_learn(self) -> Self:
+        if self.bits is not None and self.training is not None:
+            raise ValueError("bits: a quantised teacher does not learn; train it by a recipe of its own, then name it here.")
+        return self
 
 
 def _one_or_many(value: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.utils import is_liger_kernel_available
+from transformers.utils.import_utils import is_liger_kernel_available
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.lines import first_line
