@@ -129,6 +129,9 @@ MEASURES: Mapping[str, Measure] = {
         {
             **_points("accuracy", "accuracy", hub="accuracy"),
             **_points("macro_f1", "macro F1", hub="f1"),
+            **_points("macro_precision", "macro precision", hub="precision"),
+            **_points("macro_recall", "macro recall", hub="recall"),
+            **_points("matthews", "Matthews correlation", hub="matthews_correlation"),
             **_points("entity_f1", "entity F1", hub="f1"),
             **_points("tag_accuracy", "tag accuracy", hub="accuracy"),
             **_points("micro_f1", "micro F1", hub="f1"),

@@ -12,14 +12,14 @@ import numpy.typing as npt
 from hf_shrink.measurement.entities import entities
 from hf_shrink.measurement.estimates import correlation, midranks
 
-_WHOLE, _FLOAT = datasets.Value("int64"), datasets.Value("float64")
+_INTEGER, _FLOAT = datasets.Value("int64"), datasets.Value("float64")
 
 
 class PairMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """A metric over pairs of what was said and what is true."""
 
-    said: ClassVar[Any] = _WHOLE
-    true: ClassVar[Any] = _WHOLE
+    said: ClassVar[Any] = _INTEGER
+    true: ClassVar[Any] = _INTEGER
 
     def _info(self) -> Any:
         return evaluate.MetricInfo(
@@ -45,13 +45,34 @@ class MacroF1(PairMetric):
         return {"macro_f1": float(macro_f1(predicted, labels, np.ones((1, len(labels))))[0])}
 
 
+class MacroPrecision(PairMetric):
+    """Of what is said to be of a class, the fraction that is; averaged over classes as in ``MacroF1``, 0 for one never said."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"macro_precision": float(_of_all(macro_precision, predictions, references))}
+
+
+class MacroRecall(PairMetric):
+    """Of what is of a class, the fraction that is said to be; averaged as in ``MacroF1``; 0 where there is none."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"macro_recall": float(_of_all(macro_recall, predictions, references))}
+
+
+class Matthews(PairMetric):
+    """Matthews' correlation of predicted and true classes, from -1 to 1; 0 where one side does not vary."""
+
+    def _compute(self, *, predictions: Sequence[int], references: Sequence[int]) -> dict[str, float]:
+        return {"matthews": float(_of_all(matthews, predictions, references))}
+
+
 class LabelF1(PairMetric):
     """F1 where a sample has any number of labels, given as rows of zeros and ones.
 
     ``average="micro"`` counts all labels together; ``"macro"`` takes the mean over the labels that occur at all.
     """
 
-    said = true = datasets.Sequence(_WHOLE)
+    said = true = datasets.Sequence(_INTEGER)
 
     def _compute(
         self, *, predictions: Sequence[Sequence[int]], references: Sequence[Sequence[int]], average: str = "micro"
@@ -133,6 +154,59 @@ def macro_f1(
     hits, sizes = weights @ (said & true), weights @ (said.astype(weights.dtype) + true)
     scores = np.divide(2.0 * hits, sizes, out=np.zeros(sizes.shape), where=sizes > 0)
     return np.asarray(scores.sum(axis=1) / (sizes > 0).sum(axis=1))
+
+
+def macro_precision(
+    predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], weights: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Macro precision of each weighting, as ``macro_f1``: the mean of ``hits / said`` over classes that a draw has at all."""
+    hits, said, true = _by_class(predicted, labels, weights)
+    return _macro(hits, said, said + true)
+
+
+def macro_recall(
+    predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], weights: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Macro recall of each weighting, as ``macro_f1``: the mean of ``hits / true`` over classes that a draw has at all."""
+    hits, said, true = _by_class(predicted, labels, weights)
+    return _macro(hits, true, said + true)
+
+
+def matthews(
+    predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], weights: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Matthews' correlation of each weighting, for any number of classes (doi:10.1016/j.compbiolchem.2004.09.006).
+
+    With ``n`` samples, ``c`` of them right, and ``s``, ``t`` the samples said and true of each class:
+    ``(c n - s . t) / sqrt((n^2 - s . s) (n^2 - t . t))``; 0 where one side is a single class.
+    """
+    hits, said, true = _by_class(predicted, labels, weights)
+    n = true.sum(axis=1)
+    above = hits.sum(axis=1) * n - (said * true).sum(axis=1)
+    below = np.sqrt((n**2 - (said**2).sum(axis=1)) * (n**2 - (true**2).sum(axis=1)))
+    return np.asarray(np.divide(above, below, out=np.zeros(above.shape), where=below > 0))
+
+
+def _by_class(
+    predicted: npt.NDArray[np.int64], labels: npt.NDArray[np.int64], weights: npt.NDArray[Any]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Samples right, said and true of each class, ``[draws, classes]``."""
+    classes = np.unique(np.concatenate([predicted, labels]))
+    said, true = (values[:, None] == classes for values in (predicted, labels))
+    hits, ours, theirs = ((weights @ part).astype(np.float64) for part in (said & true, said, true))
+    return hits, ours, theirs
+
+
+def _macro(
+    hits: npt.NDArray[np.float64], of: npt.NDArray[np.float64], there: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    shares = np.divide(hits, of, out=np.zeros(hits.shape), where=of > 0)
+    return np.asarray(shares.sum(axis=1) / (there > 0).sum(axis=1))
+
+
+def _of_all(function: Any, predictions: Sequence[int], references: Sequence[int]) -> Any:
+    """A function of weightings over all samples, each once."""
+    return function(np.asarray(predictions), np.asarray(references), np.ones((1, len(references))))[0]
 
 
 def score(metric: type[Any], predicted: Any, labels: Any, **options: Any) -> float:

@@ -16,12 +16,18 @@ from hf_shrink.measurement.metrics import (
     EntityF1,
     LabelF1,
     MacroF1,
+    MacroPrecision,
+    MacroRecall,
+    Matthews,
     MeanSquaredError,
     Pearson,
     Perplexity,
     Spearman,
     f1,
     macro_f1,
+    macro_precision,
+    macro_recall,
+    matthews,
     score,
 )
 from hf_shrink.measurement.next_tokens import NextTokens
@@ -133,6 +139,16 @@ def _of_tokens(kind: type[TokenAnswers], perplexity: str, accuracy: str) -> tupl
     )
 
 
+def _of_classes(name: str, metric: type, weighted: Callable[[Any, Any, Weights], npt.NDArray[np.float64]]) -> Score:
+    """A number that both sides' classes make up."""
+    return Score(
+        name,
+        Predictions,
+        whole=lambda p: score(metric, p.predicted, p.labels),
+        weighted=lambda p, weights: weighted(p.predicted, p.labels, weights),
+    )
+
+
 SCORES: tuple[Score, ...] = (
     Score(
         "accuracy",
@@ -140,12 +156,10 @@ SCORES: tuple[Score, ...] = (
         whole=lambda p: score(Accuracy, p.predicted, p.labels),
         weighted=lambda p, weights: np.asarray(weights @ p.correct / len(p.labels)),
     ),
-    Score(
-        "macro_f1",
-        Predictions,
-        whole=lambda p: score(MacroF1, p.predicted, p.labels),
-        weighted=lambda p, weights: macro_f1(p.predicted, p.labels, weights),
-    ),
+    _of_classes("macro_f1", MacroF1, macro_f1),
+    _of_classes("macro_precision", MacroPrecision, macro_precision),
+    _of_classes("macro_recall", MacroRecall, macro_recall),
+    _of_classes("matthews", Matthews, matthews),
     *_of_tokens(NextTokens, "perplexity", "next_token_accuracy"),
     *_of_tokens(MaskedTokens, "masked_perplexity", "masked_token_accuracy"),
     Score(

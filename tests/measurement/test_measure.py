@@ -42,7 +42,7 @@ def test_a_folder_and_its_model_in_memory_measure_the_same(tmp_path):
     assert first == second
     assert {m.name for m in from_folder.measurements} == timed | {
         "parameters", "parameters_non_embedding", "parameters_non_zero", "bytes_on_disk", "bytes_in_memory", "macs", "accuracy",
-        "macro_f1", "confidence", "calibration_error",
+        "macro_f1", "macro_precision", "macro_recall", "matthews", "confidence", "calibration_error",
     }  # fmt: skip
 
 
@@ -51,7 +51,7 @@ def test_every_measurement_of_every_family_has_a_row_and_a_unit(family):
     """A number without a row is measured, stored and never shown."""
     report = measure(tiny_classifier(family), dataset=colour_tokens(8), tokenizer=tiny_tokenizer(), config=CONFIG)
     known = rows()
-    assert len(report.measurements) == 15
+    assert len(report.measurements) == 18
     assert all(m.name in known and m.unit for m in report.measurements)
     assert report.value("bytes_on_disk") is None and report.value("memory_peak") is None
 
@@ -87,7 +87,9 @@ def test_quality_of_all_is_set_against_the_baseline_and_the_floor_keeps_only_qua
     )
     floor, teacher, student = reports
     assert {m.name for m in floor.measurements} <= {
-        f"{s}{k}" for s in ("accuracy", "macro_f1") for k in ("", "_difference", "_recovery")
+        f"{s}{k}"
+        for s in ("accuracy", "macro_f1", "macro_precision", "macro_recall", "matthews")
+        for k in ("", "_difference", "_recovery")
     }
     assert teacher.value("accuracy_difference") is None
     assert student.value("accuracy_difference") == pytest.approx(student.value("accuracy") - teacher.value("accuracy"))

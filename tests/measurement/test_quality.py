@@ -72,7 +72,7 @@ def test_scores_differences_and_recoveries_are_those_of_the_samples():
     )
     floor, teacher, student = quality(bench)
     assert floor == []
-    assert [m.name for m in teacher] == ["accuracy", "macro_f1"]
+    assert [m.name for m in teacher] == ["accuracy", "macro_f1", "macro_precision", "macro_recall", "matthews"]
     values = {m.name: m for m in student}
     assert values["accuracy"].value == pytest.approx(80.0) and values["accuracy"].unit == "%"
     assert values["accuracy_difference"].value == pytest.approx(-10.0)
@@ -98,7 +98,7 @@ def test_other_samples_are_not_compared():
     """A difference between two test sets is no difference between two models."""
     short, long = answers(np.ones(10, bool)), answers(np.ones(11, bool))
     _, own = quality(Bench((Subject("a", predictions=short), Subject("b", predictions=long)), CONFIG))
-    assert [m.name for m in own] == ["accuracy", "macro_f1"]
+    assert [m.name for m in own] == ["accuracy", "macro_f1", "macro_precision", "macro_recall", "matthews"]
 
 
 def test_a_baseline_that_is_never_right_leaves_no_recovery():
