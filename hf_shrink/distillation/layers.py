@@ -42,6 +42,7 @@ class LayerTerms:
         widths = [int(model.config.hidden_size) for model in (student, teacher)]
         self.projections = Projections(compared_states, *widths, seed=seed)
         watched = [pair for name, reads in by_read.items() if reads in ATTENTION_READS for pair in self.pairs[name]]
+        self.reads_attention = bool(watched)
         self._blocks: tuple[dict[int, nn.Module], dict[int, nn.Module]] = ({}, {})
         if watched:
             ours, theirs = make_watchable(student, "student"), make_watchable(teacher, "teacher")

@@ -20,7 +20,7 @@ from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.positions import SAMPLED
 from hf_shrink.distillation.streaming import Heads
 from hf_shrink.distillation.vocabularies import shared_words
-from hf_shrink.distillation.watching import Attended
+from hf_shrink.distillation.watching import NOT_REENTRANT, Attended
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
 from hf_shrink.training.sampled import SamplingTrainer
@@ -40,7 +40,8 @@ class TaughtTrainer(SamplingTrainer):
         """Whom to learn from, and how, in the trainings to come.
 
         Raises:
-            RecipeError: one without the other, or a teacher that shares weights with the student.
+            RecipeError: one without the other, a teacher that shares weights with the student, or checkpoints through which
+                losses on attention do not reach it.
         """
         self._step_positions: Tensor | None = None
         self._terms_read_at = 0
@@ -75,6 +76,12 @@ class TaughtTrainer(SamplingTrainer):
         )
         if self.distiller.layers is not None:
             self.distiller.layers.projections.to(self.args.device)
+            again: Any = self.args.activation_checkpointing and self.args.activation_checkpointing_kwargs
+            if self.distiller.layers.reads_attention and again and again.get("use_reentrant"):
+                raise RecipeError(
+                    "distillation: losses on attention would teach nothing under reentrant gradient checkpointing, which runs "
+                    f"the student's layers without a gradient.\n{NOT_REENTRANT}"
+                )
 
     def predicts_next_token(self) -> bool:
         """Whether the student's logits at a position are about the token after it."""

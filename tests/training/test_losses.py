@@ -160,6 +160,22 @@ def test_losses_on_layers_keep_their_value_under(name, words, tmp_path):
     assert norms[1] == pytest.approx(norms[0], rel=0.1 if "bf16" in words else 1e-4)
 
 
+@pytest.mark.parametrize("name", ["attention_mse", "value_relation_kl"])
+def test_checkpoints_that_let_no_gradient_through_are_refused(name, tmp_path):
+    """What ran without a gradient is compared and logged, and moves no weight."""
+    words = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}, "max_steps": 1}
+    with pytest.raises(RecipeError, match="teach nothing under reentrant") as error:
+        run(name, tmp_path, **words)
+    assert error.value.code == 2
+    trainer = run(name, tmp_path, max_steps=1)
+    trainer.model.gradient_checkpointing_enable({"use_reentrant": True})
+    before = weights(trainer.model)
+    with pytest.raises(MismatchError, match=r"attention of layer [01] runs without a gradient") as error:
+        trainer.train()
+    assert error.value.code == 3 and same(before, weights(trainer.model))
+    run("hidden_mse", tmp_path, **words).train()
+
+
 def test_a_resumed_run_is_equal_bit_for_bit(tmp_path):
     """Projections begun anew resume with exit code 0 and another student."""
     words = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "teacher": dense("bert", "classification", hidden=16)}
