@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
 from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.distillation.positions import is_about_spans
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.training.accounting import honours_count, labels_kept
+from hf_shrink.training.accounting import answers_in, honours_count, labels_kept
 from hf_shrink.training.callbacks import EpochCallback
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.rounded import RoundedTrainer
@@ -142,7 +143,7 @@ class ShrinkTrainer(RoundedTrainer):
 
         Label smoothing does, a ``compute_loss_func`` has promised to, and a model is asked once.
         """
-        if self.label_smoother is not None or self.compute_loss_func is not None:
+        if self.compute_loss_func is not None or (self.label_smoother is not None and "labels" in inputs):
             return True
         if self._honours_count is None and labels_kept(inputs, shifts_labels=self.predicts_next_token()):
             self._honours_count = honours_count(self.student, inputs)
@@ -155,6 +156,14 @@ class ShrinkTrainer(RoundedTrainer):
         kept = labels_kept(batch, shifts_labels=self._loss_shifts_labels).to(mean.device)
         ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
         return torch.where(kept > 0, mean * (kept / count * ranks), 0.0)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """As in ``Trainer``; the parts of a step of questions about texts are counted too."""
+        parts = len(batch_samples) > 1 or self.args.world_size > 1
+        if parts and is_about_spans(batch_samples[0]):
+            batch_samples = [{"labels": answers_in(batch)} for batch in batch_samples]
+        found: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+        return found
 
     # ---- numbers that are none ----
 
