@@ -25,6 +25,11 @@ def labels_kept(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     return labels.ne(IGNORED).sum()
 
 
+def can_count(inputs: Mapping[str, Any]) -> bool:
+    """Whether a batch holds labels that ``labels_kept`` counts."""
+    return is_about_spans(inputs) or any(isinstance(inputs.get(name), Tensor) for name in ("shift_labels", "labels"))
+
+
 def answers_in(inputs: Mapping[str, Any]) -> Tensor:
     """Where the answer to each question begins, ``[batch]``; -100 where it lies behind the text, which the loss leaves out."""
     starts: Tensor = inputs["start_positions"]

@@ -35,6 +35,7 @@ class TaughtTrainer(SamplingTrainer):
     """Keeps a ``Distiller`` in step with the training."""
 
     distiller: Distiller | None = None
+    micro_batch = 0
 
     def set_distillation(self, teacher: AnyTeacher | None, config: DistillationConfig | None) -> None:
         """Whom to learn from, and how, in the trainings to come.
@@ -83,6 +84,13 @@ class TaughtTrainer(SamplingTrainer):
                     f"the student's layers without a gradient.\n{NOT_REENTRANT}"
                 )
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; a loss that is asked for by hand is then of a whole step again."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._step_positions, self.current_gradient_accumulation_steps = None, 1
+
     def predicts_next_token(self) -> bool:
         """Whether the student's logits at a position are about the token after it."""
         return predicts_next_token(inside(self.student))
@@ -93,7 +101,7 @@ class TaughtTrainer(SamplingTrainer):
         try:
             return self.distiller.mix(task_loss, outputs, batch, self._step_positions, attended)
         except NonFiniteError as error:
-            raise self.not_finite(str(error)) from None
+            raise self.not_finite(self._place(error)) from None
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[dict[int, Attended]]:
@@ -127,7 +135,10 @@ class TaughtTrainer(SamplingTrainer):
 
     def streamed(self, model: nn.Module, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
         """The training loss of a micro-batch: what ``mixed`` gives, in a fraction of the memory."""
-        assert self.distiller is not None and self._heads is not None and self._step_positions is not None
+        assert self.distiller is not None and self._heads is not None
+        count_of_terms = self._step_positions
+        if count_of_terms is None:  # called by hand: the batch is the whole step
+            count_of_terms = self.distiller.positions(inputs).sum().clamp(min=1)
         self.distiller.at(self.state.global_step, self.state.max_steps)
         words = {name: value for name, value in self._for_student(inputs).items() if name not in ("labels", "shift_labels")}
         try:
@@ -136,14 +147,15 @@ class TaughtTrainer(SamplingTrainer):
                 self._heads,
                 inputs,
                 task_count=self._task_count(inputs, count),
-                count=self._step_positions,
+                count=count_of_terms,
             )
         except NonFiniteError as error:
-            raise self.not_finite(str(error)) from None
+            raise self.not_finite(self._place(error)) from None
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """As in ``Trainer``; also counts the positions that distillation averages over in this optimizer step."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.micro_batch = 0
         for parameter in self._projection_parameters():
             parameter.grad = None  # ``Trainer`` empties those of the model alone
         if self.distiller is not None and batches:
@@ -168,6 +180,11 @@ class TaughtTrainer(SamplingTrainer):
     def not_finite(self, what: str) -> NonFiniteError:
         """The error of this step about a number that is none."""
         return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
+
+    def _place(self, error: NonFiniteError) -> str:
+        """What an error says of rows, with the micro-batch they are in."""
+        parts = self.current_gradient_accumulation_steps
+        return f"micro-batch {self.micro_batch} of {parts}: {error}" if parts > 1 else str(error)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As in ``Trainer``; projections of the distillation are trained with the student, without weight decay."""

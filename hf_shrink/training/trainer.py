@@ -14,7 +14,7 @@ from hf_shrink.distillation.positions import is_about_spans
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.training.accounting import answers_in, honours_count, labels_kept
+from hf_shrink.training.accounting import answers_in, can_count, honours_count, labels_kept
 from hf_shrink.training.callbacks import EpochCallback
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.rounded import RoundedTrainer
@@ -120,6 +120,9 @@ class ShrinkTrainer(RoundedTrainer):
         if model.training:
             if not honoured:
                 loss = self._share(loss, batch, num_items_in_batch)
+            elif can_count(batch):  # without one label the mean is none: such a batch counts as nothing
+                kept = labels_kept(batch, shifts_labels=self._loss_shifts_labels).to(loss.device)
+                loss = torch.where(kept > 0, loss, 0.0)
             if self.distiller is not None:
                 loss = self.mixed(loss, outputs, batch, attended)
             loss = self.with_penalty(loss)
@@ -127,6 +130,7 @@ class ShrinkTrainer(RoundedTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As in ``Trainer``, but a loss that is no number stops the training before the weights change."""
+        self.micro_batch += 1
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss).all():
             raise self.not_finite(f"the loss is {loss.item()}.\nLower the learning rate or look at the batch.")
