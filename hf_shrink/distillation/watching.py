@@ -5,7 +5,7 @@ probability. This one computes what the plain one does and hands out what came b
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -48,10 +48,10 @@ _watched: dict[nn.Module, list[tuple[Attended, bool]]] = {}
 """What each watched block did, and whether it could get a gradient for it."""
 
 
-def make_watchable(model: Any, who: str) -> list[nn.Module]:
-    """The attention blocks of ``model``, first layer first, after a switch to the attention that can be watched.
+def watched_blocks(model: Any, who: str) -> list[nn.Module]:
+    """The attention blocks of ``model``, first layer first, which can be watched inside ``watchable``.
 
-    Results are those of the plain attention. Said in the log, because the fast one is given up.
+    Results there are those of the plain attention. Said in the log, because the fast one is given up meanwhile.
 
     Raises:
         RecipeError: a model family that is not in the table.
@@ -60,14 +60,30 @@ def make_watchable(model: Any, who: str) -> list[nn.Module]:
     base = getattr(model, "get_base_model", lambda: model)()
     blocks = attention_blocks(base, who)
     before = base.config._attn_implementation
-    if before != NAME:
-        logger.warning("Losses on attention: the %s changes from %s attention to one that can be watched.", who, before)
-        base.set_attn_implementation(NAME)
+    logger.warning(
+        "Losses on attention: the %s changes from %s attention to one that can be watched, for the training.", who, before
+    )
     return blocks
 
 
+@contextmanager
+def watchable(models: Sequence[Any]) -> Iterator[None]:
+    """While it lasts, the attention of ``models`` can be watched; then each has what it had before, the fast one too."""
+    bases = [getattr(model, "get_base_model", lambda model=model: model)() for model in models]
+    before = [base.config._attn_implementation for base in bases]
+    try:
+        for base, had in zip(bases, before, strict=True):
+            if had != NAME:
+                base.set_attn_implementation(NAME)
+        yield
+    finally:
+        for base, had in zip(bases, before, strict=True):
+            if had != NAME:
+                base.set_attn_implementation(had)
+
+
 def attention_blocks(model: Any, who: str) -> list[nn.Module]:
-    """The attention blocks of a model without adapters, first layer first. Errors as in ``make_watchable``."""
+    """The attention blocks of a model without adapters, first layer first. Errors as in ``watched_blocks``."""
     stacks = stacks_of(model, family_of(model, f"distillation: attention of the {who}"))
     if len(stacks) > 1:
         raise MismatchError(f"distillation: the {who} has an encoder and a decoder; losses on attention know one stack only.")

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +85,11 @@ class TaughtTrainer(SamplingTrainer):
                 )
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As ``Trainer.train``; a loss that is asked for by hand is then of a whole step again."""
+        """As ``Trainer.train``; then attention is what it was, and a loss asked for by hand is of a whole step again."""
+        layers = None if self.distiller is None else self.distiller.layers
         try:
-            return super().train(*args, **kwargs)
+            with layers.learning() if layers is not None else nullcontext():
+                return super().train(*args, **kwargs)
         finally:
             self._step_positions, self.current_gradient_accumulation_steps = None, 1
 

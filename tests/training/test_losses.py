@@ -7,6 +7,7 @@ from functools import cache
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.losses import LOSSES
@@ -257,6 +258,26 @@ def test_attention_is_switched_with_a_message(tmp_path, caplog):
     assert sum("changes from sdpa attention" in message for message in caplog.messages) == 2
     trainer.train()
     assert trainer.state.log_history[0]["loss/attention_kl"] > 0
+
+
+def test_attention_is_after_a_training_what_it_was_before(tmp_path):
+    """A student that goes on with the plain attention answers slower for the rest of its life in memory."""
+    trainer = run("attention_kl", tmp_path, max_steps=1)
+    models = trainer.model, trainer.distiller.teacher.model
+    for _ in range(2):  # and again
+        trainer.compute_loss(trainer.model.train(), next(iter(trainer.get_train_dataloader()))).backward()
+        assert [model.config._attn_implementation for model in models] == ["sdpa", "sdpa"]
+        trainer.train()
+    assert [model.config._attn_implementation for model in models] == ["sdpa", "sdpa"]
+    trainer.add_callback(_Stop())
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert [model.config._attn_implementation for model in models] == ["sdpa", "sdpa"]
+
+
+class _Stop(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        raise KeyboardInterrupt
 
 
 def test_dropout_inside_attention_does_not_reach_the_loss(tmp_path):
