@@ -1,5 +1,6 @@
 """The terms that compare layers: which ones, what has to be asked of both models for them, and their values."""
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ from hf_shrink.distillation.projections import Projections
 from hf_shrink.distillation.views import Seen, Tokens, compared
 from hf_shrink.distillation.watching import Attended, watchable, watched_blocks, watching
 from hf_shrink.errors import MismatchError
+
+logger = logging.getLogger(__name__)
 
 
 class LayerTerms:
@@ -80,6 +83,14 @@ class LayerTerms:
                 raise MismatchError(f"{where}: the student's states are {one.shape[-1]} wide, the teacher's {other.shape[-1]}.")
             total = total + (loss.function(one, other) * tokens.shares).sum()
         return total / len(pairs)
+
+
+def without_attention(terms: Mapping[str, LossTerm]) -> dict[str, LossTerm]:
+    """The terms of which nothing is learnt that can be had from the plain training; said in the log where some are left out."""
+    kept = {name: term for name, term in terms.items() if as_loss(term.loss).reads not in ATTENTION_READS}
+    if left := [name for name in terms if name not in kept]:
+        logger.warning("distillation: %s left out at alpha 0: to be seen, attention would have to change.", ", ".join(left))
+    return kept
 
 
 def pairs_of(terms: Mapping[str, LossTerm], student: Any, teacher: Any) -> dict[str, tuple[Pair, ...]]:

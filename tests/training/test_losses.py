@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
-from hf_shrink.distillation.losses import LOSSES
+from hf_shrink.distillation.losses import ATTENTION_READS, LOSSES
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from tests.training.runs import gradient_norms, history, model_for, same, trainer_for, weights
 
@@ -55,15 +55,14 @@ def test_the_loss_is_the_formula_and_its_term_has_its_name(name, tmp_path):
         assert entry["loss"] == pytest.approx(0.3 * entry["loss/task"] + 0.7 * entry[f"loss/{name}"], rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    "name", sorted(name for name in CLASSIFIES if LOSSES[name].reads in ("logits", "hidden", "embeddings"))
-)
+@names
 def test_alpha_zero_is_plain_training_bit_for_bit(name, tmp_path):
-    """A projection drawn from the global generator, or hidden states asked for, must not make another run."""
+    """A projection drawn from the global generator, or attention that is watched, must not make another run."""
     plain = trainer_for("bert", "classification", tmp_path, max_steps=3)
     plain.train()
     taught = run(name, tmp_path, alpha=0.0, teacher=dense("bert", "classification", hidden=16), dropout=True, max_steps=3)
     taught.train()
+    assert (f"loss/{name}" in taught.state.log_history[0]) == (LOSSES[name].reads not in ATTENTION_READS)
     assert same(weights(plain.model), weights(taught.model))
 
 
@@ -73,7 +72,7 @@ def test_attention_that_is_watched_trains_as_the_plain_one(name, tmp_path):
     student = model_for("bert", "classification", attn_implementation="eager")
     plain = trainer_for("bert", "classification", tmp_path, max_steps=3, model=student)
     plain.train()
-    taught = run(name, tmp_path, alpha=0.0, dropout=True, max_steps=3)
+    taught = run(name, tmp_path, alpha=1e-12, dropout=True, max_steps=3)
     taught.train()
     losses = [[e["loss"] for e in trainer.state.log_history if "loss" in e] for trainer in (plain, taught)]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5) and len(losses[0]) == 3
