@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
+from hf_shrink.attention_checks import attention_problems
 from hf_shrink.crossing_checks import crossing_problems
 from hf_shrink.explain import KeyPath
 from hf_shrink.optimizer_words import optimizer_problems
@@ -47,6 +48,7 @@ def recipe_problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _teachers(data)
     yield from _cache(data)
     yield from crossing_problems(data)
+    yield from attention_problems(data)
     yield from _revisions(data)
     yield from _claims(data)
     yield from _backends(data)

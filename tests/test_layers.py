@@ -49,7 +49,7 @@ LAYERS = [
         "own_forward",
     },
     {"data", "distillation", "pruning", "quantization", "measurement"},
-    {"recovery_checks", "crossing_checks"},
+    {"recovery_checks", "crossing_checks", "attention_checks"},
     {"recipe_checks"},
     {"recipe", "models", "loading", "training", "publishing"},
     {

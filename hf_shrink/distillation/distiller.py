@@ -11,7 +11,7 @@ from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.distillation.crossing import CrossingTeacher, paired
 from hf_shrink.distillation.ensemble import Ensemble
-from hf_shrink.distillation.layers import LayerTerms
+from hf_shrink.distillation.layers import LayerTerms, without_attention
 from hf_shrink.distillation.merged import Kept, merge
 from hf_shrink.distillation.outputs import check_outputs, logits_of
 from hf_shrink.distillation.own_losses import as_loss
@@ -69,6 +69,8 @@ class Distiller:
             raise MismatchError("distillation: uld asks a teacher in its own tokens; pass a CrossingTeacher.")
         if on_layers and isinstance(teacher, Ensemble):
             raise MismatchError(f"distillation: {next(iter(on_layers))} compares layers, which several teachers do not share.")
+        if config.alpha == 0 and config.alpha_end is None:
+            on_layers = without_attention(on_layers)
         compares = bool(on_layers) and isinstance(teacher, Teacher)
         self.layers = LayerTerms(on_layers, student, teacher.models[0], seed=seed) if compares else None
         self.stages: tuple[Stage, ...] = ()

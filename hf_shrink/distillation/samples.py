@@ -1,6 +1,6 @@
 """What a student says itself: ends of rows in its own words, for the teacher to judge."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any
 
@@ -11,6 +11,9 @@ from transformers import GenerationConfig
 from hf_shrink.distillation.config import OnPolicyConfig
 from hf_shrink.distillation.positions import IGNORED, SAMPLED
 from hf_shrink.errors import MismatchError
+
+_PACKED = ("cu_seq_lens_q", "seq_idx")
+"""What else collators say of rows that hold several texts."""
 
 
 def prompt_length(labels: Sequence[int], prompt_tokens: int | None) -> int:
@@ -55,7 +58,8 @@ def sampled(model: Any, batch: Mapping[str, Tensor], config: OnPolicyConfig, *, 
 
     Args:
         model: a causal language model of transformers, with or without adapters.
-        batch: ``input_ids``, ``labels`` and, maybe, ``attention_mask``, ``[rows, length]`` each, padded on either side.
+        batch: ``input_ids``, ``labels`` and, maybe, ``attention_mask``, ``[rows, length]`` each, padded on either side. Where
+            several texts lie in one row and ``position_ids`` begin anew with each, each becomes a row of its own.
         config: how much, how warm.
         pad: id that fills up rows; never seen.
         seed: of the samples.
@@ -63,23 +67,21 @@ def sampled(model: Any, batch: Mapping[str, Tensor], config: OnPolicyConfig, *, 
     Returns:
         ``input_ids``, ``attention_mask`` and ``labels``, padded on the right; only sampled tokens have a label. ``SAMPLED``
         marks it.
+
+    Raises:
+        MismatchError: no room for a sample, or texts in one row of which only attention kernels know where they begin.
     """
-    ids, labels = batch["input_ids"], batch["labels"]
-    real = batch.get("attention_mask", torch.ones_like(ids)).bool()
-    rows = [row[here].tolist() for row, here in zip(ids, real, strict=True)]
-    check_room([row[here].tolist() for row, here in zip(labels, real, strict=True)], config, _positions(model))
-    prompts = [
-        row[: prompt_length(known[here].tolist(), config.prompt_tokens)]
-        for row, known, here in zip(rows, labels, real, strict=True)
-    ]
+    ends, device = _ends(model), batch["input_ids"].device
+    texts = [(row, _with_ends(row, labels, {pad, *ends})) for row, labels in _texts(batch)]
+    check_room([labels for _, labels in texts], config, _positions(model))
+    prompts = [row[: prompt_length(labels, config.prompt_tokens)] for row, labels in texts]
     longest = max(map(len, prompts))
-    given = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=ids.device)
-    seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=ids.device)
-    ends = _ends(model)
+    given = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=device)
+    seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     words = {"do_sample": True, "temperature": config.temperature, "top_k": 0, "top_p": 1.0, "use_cache": True}
     plain = GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=ends or None, pad_token_id=pad, **words)  # type: ignore[no-untyped-call]
     own, was_training = model.generation_config, model.training
-    with torch.random.fork_rng(devices=[ids.device] if ids.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         try:
             model.generation_config = plain
@@ -95,7 +97,31 @@ def sampled(model: Any, batch: Mapping[str, Tensor], config: OnPolicyConfig, *, 
         made["input_ids"].append([*prompt, *new, *[pad] * gap])
         made["attention_mask"].append([1] * (len(prompt) + len(new)) + [0] * gap)
         made["labels"].append([IGNORED] * len(prompt) + new + [IGNORED] * gap)
-    return {name: torch.tensor(values, device=ids.device) for name, values in made.items()} | {SAMPLED: True}
+    return {name: torch.tensor(values, device=device) for name, values in made.items()} | {SAMPLED: True}
+
+
+def _texts(batch: Mapping[str, Tensor]) -> Iterator[tuple[list[int], list[int]]]:
+    """The real tokens of each text, and their labels."""
+    ids, labels, places = batch["input_ids"], batch["labels"], batch.get("position_ids")
+    places = places if places is not None and places.ndim == 2 else None
+    if places is None and (only := [name for name in _PACKED if name in batch]):
+        raise MismatchError(
+            f"distillation.on_policy: {only[0]!r} says that a row holds several texts, but not where each begins.\n"
+            "Let the collator return position_ids, or give one text a row."
+        )
+    real = batch.get("attention_mask", torch.ones_like(ids)).bool()
+    for i, here in enumerate(real):
+        row, known = ids[i][here].tolist(), labels[i][here].tolist()
+        at = [] if places is None else places[min(i, len(places) - 1)][here].tolist()
+        begins = [place for place, position in enumerate(at) if place and position <= at[place - 1]]
+        for start, end in zip([0, *begins], [*begins, len(row)], strict=True):
+            yield row[start:end], known[start:end]
+
+
+def _with_ends(row: Sequence[int], labels: Sequence[int], ends: Container[int]) -> Sequence[int]:
+    """The labels, with those of ends of text where these alone lack one: masked as padding, they make no chat."""
+    filled = [token if token in ends else label for token, label in zip(row, labels, strict=True)]
+    return labels if IGNORED in filled[1:] else filled
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:

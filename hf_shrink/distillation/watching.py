@@ -5,11 +5,12 @@ probability. This one computes what the plain one does and hands out what came b
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
@@ -19,6 +20,7 @@ from hf_shrink.errors import MismatchError
 from hf_shrink.families import family_of, stacks_of
 
 NAME = "hf_shrink_watched"
+NOT_REENTRANT = "Leave use_reentrant out of gradient_checkpointing_kwargs, or set it to False."
 _NOT_WITH = ("softcap", "position_bias", "s_aux", "head_mask")
 
 logger = logging.getLogger(__name__)
@@ -42,13 +44,14 @@ class Attended:
     mask: Tensor | None
 
 
-_watched: dict[nn.Module, list[Attended]] = {}
+_watched: dict[nn.Module, list[tuple[Attended, bool]]] = {}
+"""What each watched block did, and whether it could get a gradient for it."""
 
 
-def make_watchable(model: Any, who: str) -> list[nn.Module]:
-    """The attention blocks of ``model``, first layer first, after a switch to the attention that can be watched.
+def watched_blocks(model: Any, who: str) -> list[nn.Module]:
+    """The attention blocks of ``model``, first layer first, which can be watched inside ``watchable``.
 
-    Results are those of the plain attention. Said in the log, because the fast one is given up.
+    Results there are those of the plain attention. Said in the log, because the fast one is given up meanwhile.
 
     Raises:
         RecipeError: a model family that is not in the table.
@@ -57,14 +60,30 @@ def make_watchable(model: Any, who: str) -> list[nn.Module]:
     base = getattr(model, "get_base_model", lambda: model)()
     blocks = attention_blocks(base, who)
     before = base.config._attn_implementation
-    if before != NAME:
-        logger.warning("Losses on attention: the %s changes from %s attention to one that can be watched.", who, before)
-        base.set_attn_implementation(NAME)
+    logger.warning(
+        "Losses on attention: the %s changes from %s attention to one that can be watched, for the training.", who, before
+    )
     return blocks
 
 
+@contextmanager
+def watchable(models: Sequence[Any]) -> Iterator[None]:
+    """While it lasts, the attention of ``models`` can be watched; then each has what it had before, the fast one too."""
+    bases = [getattr(model, "get_base_model", lambda model=model: model)() for model in models]
+    before = [base.config._attn_implementation for base in bases]
+    try:
+        for base, had in zip(bases, before, strict=True):
+            if had != NAME:
+                base.set_attn_implementation(NAME)
+        yield
+    finally:
+        for base, had in zip(bases, before, strict=True):
+            if had != NAME:
+                base.set_attn_implementation(had)
+
+
 def attention_blocks(model: Any, who: str) -> list[nn.Module]:
-    """The attention blocks of a model without adapters, first layer first. Errors as in ``make_watchable``."""
+    """The attention blocks of a model without adapters, first layer first. Errors as in ``watched_blocks``."""
     stacks = stacks_of(model, family_of(model, f"distillation: attention of the {who}"))
     if len(stacks) > 1:
         raise MismatchError(f"distillation: the {who} has an encoder and a decoder; losses on attention know one stack only.")
@@ -74,14 +93,23 @@ def attention_blocks(model: Any, who: str) -> list[nn.Module]:
 
 @contextmanager
 def watching(blocks: Mapping[int, nn.Module]) -> Iterator[dict[int, Attended]]:
-    """Collect by layer what ``blocks`` do while it lasts; filled when it ends. What runs again for its gradient is not seen."""
+    """Collect by layer what ``blocks`` do while it lasts; filled when it ends. What runs again for its gradient is not seen.
+
+    Raises:
+        MismatchError: a block in training ran without a gradient where one is wanted: what is seen of it could teach nothing.
+    """
     seen: dict[int, Attended] = {}
     _watched.update({block: [] for block in blocks.values()})
     try:
         yield seen
         for layer, block in blocks.items():
             assert len(_watched[block]) == 1, f"attention of layer {layer} ran {len(_watched[block])} times"
-            seen[layer] = _watched[block][0]
+            seen[layer], learns = _watched[block][0]
+            if block.training and torch.is_grad_enabled() and not learns:
+                raise MismatchError(
+                    f"distillation: attention of layer {layer} runs without a gradient, under reentrant checkpointing: "
+                    f"losses on it would teach nothing.\n{NOT_REENTRANT}"
+                )
     finally:
         for block in blocks.values():
             del _watched[block]
@@ -104,7 +132,8 @@ def _attend(
     scores = scores.float() if attention_mask is None else scores.float() + attention_mask
     log_probabilities = F.log_softmax(scores, dim=-1)  # watched or not: what runs again for its gradient must do the same
     if module in _watched:
-        _watched[module].append(Attended(query, key, value, log_probabilities, attention_mask))
+        attended = Attended(query, key, value, log_probabilities, attention_mask)
+        _watched[module].append((attended, torch.is_grad_enabled()))
     weights = F.dropout(log_probabilities.exp().to(query.dtype), p=dropout, training=module.training)
     return (weights @ value.repeat_interleave(shared, dim=1)).transpose(1, 2).contiguous(), weights
 

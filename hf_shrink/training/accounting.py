@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from hf_shrink.distillation.positions import IGNORED
+from hf_shrink.distillation.positions import IGNORED, is_about_spans
 
 _UNSHIFTED = {"XLNetLMHeadModel", "XLMWithLMHeadModel"}
 """Language models among the causal ones whose labels stand at the position they are predicted from."""
@@ -17,12 +17,23 @@ def labels_kept(inputs: Mapping[str, Any], *, shifts_labels: bool) -> Tensor:
     """How many labels of one micro-batch the task loss averages over, a whole number in a scalar tensor.
 
     The same rule by which ``Trainer`` counts those of the whole step: all but -100 and, where the loss moves the labels by
-    one, without the first of each row.
+    one, without the first of each row. Of questions about texts, the rows whose answer lies in the text.
     """
-    labels: Tensor | None = inputs.get("shift_labels")
+    labels: Tensor | None = answers_in(inputs) if is_about_spans(inputs) else inputs.get("shift_labels")
     if labels is None:
         labels = inputs["labels"][..., 1:] if shifts_labels else inputs["labels"]
     return labels.ne(IGNORED).sum()
+
+
+def can_count(inputs: Mapping[str, Any]) -> bool:
+    """Whether a batch holds labels that ``labels_kept`` counts."""
+    return is_about_spans(inputs) or any(isinstance(inputs.get(name), Tensor) for name in ("shift_labels", "labels"))
+
+
+def answers_in(inputs: Mapping[str, Any]) -> Tensor:
+    """Where the answer to each question begins, ``[batch]``; -100 where it lies behind the text, which the loss leaves out."""
+    starts: Tensor = inputs["start_positions"]
+    return starts.masked_fill(starts >= inputs["input_ids"].shape[-1], IGNORED)
 
 
 def predicts_next_token(model: nn.Module) -> bool:

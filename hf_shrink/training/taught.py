@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.positions import SAMPLED
 from hf_shrink.distillation.streaming import Heads
 from hf_shrink.distillation.vocabularies import shared_words
-from hf_shrink.distillation.watching import Attended
+from hf_shrink.distillation.watching import NOT_REENTRANT, Attended
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
 from hf_shrink.training.sampled import SamplingTrainer
@@ -36,12 +36,14 @@ class TaughtTrainer(SamplingTrainer):
     """Keeps a ``Distiller`` in step with the training."""
 
     distiller: Distiller | None = None
+    micro_batch = 0
 
     def set_distillation(self, teacher: AnyTeacher | None, config: DistillationConfig | None) -> None:
         """Whom to learn from, and how, in the trainings to come.
 
         Raises:
-            RecipeError: one without the other, or a teacher that shares weights with the student.
+            RecipeError: one without the other, a teacher that shares weights with the student, or checkpoints through which
+                losses on attention do not reach it.
         """
         self._step_positions: Tensor | None = None
         self._terms_read_at = 0
@@ -79,6 +81,21 @@ class TaughtTrainer(SamplingTrainer):
         )
         if self.distiller.layers is not None:
             self.distiller.layers.projections.to(self.args.device)
+            again: Any = self.args.activation_checkpointing and self.args.activation_checkpointing_kwargs
+            if self.distiller.layers.reads_attention and again and again.get("use_reentrant"):
+                raise RecipeError(
+                    "distillation: losses on attention would teach nothing under reentrant gradient checkpointing, which runs "
+                    f"the student's layers without a gradient.\n{NOT_REENTRANT}"
+                )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As ``Trainer.train``; then attention is what it was, and a loss asked for by hand is of a whole step again."""
+        layers = None if self.distiller is None else self.distiller.layers
+        try:
+            with layers.learning() if layers is not None else nullcontext():
+                return super().train(*args, **kwargs)
+        finally:
+            self._step_positions, self.current_gradient_accumulation_steps = None, 1
 
     def predicts_next_token(self) -> bool:
         """Whether the student's logits at a position are about the token after it."""
@@ -90,7 +107,7 @@ class TaughtTrainer(SamplingTrainer):
         try:
             return self.distiller.mix(task_loss, outputs, batch, self._step_positions, attended)
         except NonFiniteError as error:
-            raise self.not_finite(str(error)) from None
+            raise self.not_finite(self._place(error)) from None
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[dict[int, Attended]]:
@@ -124,7 +141,10 @@ class TaughtTrainer(SamplingTrainer):
 
     def streamed(self, model: nn.Module, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor:
         """The training loss of a micro-batch: what ``mixed`` gives, in a fraction of the memory."""
-        assert self.distiller is not None and self._heads is not None and self._step_positions is not None
+        assert self.distiller is not None and self._heads is not None
+        count_of_terms = self._step_positions
+        if count_of_terms is None:  # called by hand: the batch is the whole step
+            count_of_terms = self.distiller.positions(inputs).sum().clamp(min=1)
         self.distiller.at(self.state.global_step, self.state.max_steps)
         words = {name: value for name, value in self._for_student(inputs).items() if name not in ("labels", "shift_labels")}
         try:
@@ -133,14 +153,15 @@ class TaughtTrainer(SamplingTrainer):
                 self._heads,
                 inputs,
                 task_count=self._task_count(inputs, count),
-                count=self._step_positions,
+                count=count_of_terms,
             )
         except NonFiniteError as error:
-            raise self.not_finite(str(error)) from None
+            raise self.not_finite(self._place(error)) from None
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list[Any], Any]:
         """As in ``Trainer``; also counts the positions that distillation averages over in this optimizer step."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.micro_batch = 0
         for parameter in self._projection_parameters():
             parameter.grad = None  # ``Trainer`` empties those of the model alone
         if self.distiller is not None and batches:
@@ -165,6 +186,11 @@ class TaughtTrainer(SamplingTrainer):
     def not_finite(self, what: str) -> NonFiniteError:
         """The error of this step about a number that is none."""
         return NonFiniteError(f"step {self.state.global_step + 1}: {what}\nThe weights are unchanged. {self.last_checkpoint()}")
+
+    def _place(self, error: NonFiniteError) -> str:
+        """What an error says of rows, with the micro-batch they are in."""
+        parts = self.current_gradient_accumulation_steps
+        return f"micro-batch {self.micro_batch} of {parts}: {error}" if parts > 1 else str(error)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As in ``Trainer``; projections of the distillation are trained with the student, without weight decay."""

@@ -10,10 +10,11 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, set_seed
 
 from hf_shrink.distillation.config import DistillationConfig
+from hf_shrink.distillation.positions import is_about_spans
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.training.accounting import honours_count, labels_kept
+from hf_shrink.training.accounting import answers_in, can_count, honours_count, labels_kept
 from hf_shrink.training.callbacks import EpochCallback
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.rounded import RoundedTrainer
@@ -29,7 +30,7 @@ class ShrinkTrainer(RoundedTrainer):
     Args:
         model, args, ...: those of ``Trainer``, in its order.
         teacher: a model of the same labels and vocabulary, a ``Teacher``, a list of them (their mean teaches) or an
-            ``Ensemble``, or a ``CachedTeacher``; needs ``distillation``.
+            ``Ensemble``, or a ``CachedTeacher``; needs ``distillation``. Under ``bf16`` it keeps its precision.
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.
@@ -119,6 +120,9 @@ class ShrinkTrainer(RoundedTrainer):
         if model.training:
             if not honoured:
                 loss = self._share(loss, batch, num_items_in_batch)
+            elif can_count(batch):  # without one label the mean is none: such a batch counts as nothing
+                kept = labels_kept(batch, shifts_labels=self._loss_shifts_labels).to(loss.device)
+                loss = torch.where(kept > 0, loss, 0.0)
             if self.distiller is not None:
                 loss = self.mixed(loss, outputs, batch, attended)
             loss = self.with_penalty(loss)
@@ -126,6 +130,7 @@ class ShrinkTrainer(RoundedTrainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
         """As in ``Trainer``, but a loss that is no number stops the training before the weights change."""
+        self.micro_batch += 1
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss).all():
             raise self.not_finite(f"the loss is {loss.item()}.\nLower the learning rate or look at the batch.")
@@ -142,7 +147,7 @@ class ShrinkTrainer(RoundedTrainer):
 
         Label smoothing does, a ``compute_loss_func`` has promised to, and a model is asked once.
         """
-        if self.label_smoother is not None or self.compute_loss_func is not None:
+        if self.compute_loss_func is not None or (self.label_smoother is not None and "labels" in inputs):
             return True
         if self._honours_count is None and labels_kept(inputs, shifts_labels=self.predicts_next_token()):
             self._honours_count = honours_count(self.student, inputs)
@@ -155,6 +160,14 @@ class ShrinkTrainer(RoundedTrainer):
         kept = labels_kept(batch, shifts_labels=self._loss_shifts_labels).to(mean.device)
         ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
         return torch.where(kept > 0, mean * (kept / count * ranks), 0.0)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Tensor | int | None:
+        """As in ``Trainer``; the parts of a step of questions about texts are counted too."""
+        parts = len(batch_samples) > 1 or self.args.world_size > 1
+        if parts and is_about_spans(batch_samples[0]):
+            batch_samples = [{"labels": answers_in(batch)} for batch in batch_samples]
+        found: Tensor | int | None = super()._get_num_items_in_batch(batch_samples, device)
+        return found
 
     # ---- numbers that are none ----
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import DataCollatorWithFlattening, GenerationConfig
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm, OnPolicyConfig
 from hf_shrink.distillation.positions import SAMPLED
@@ -69,6 +69,35 @@ def test_every_word_may_be_drawn_whatever_the_model_says_about_sampling():
     expected = model(input_ids=torch.tensor([[7]])).logits[0, -1].detach().softmax(-1)
     assert int((drawn > 0).sum()) > 200 and model.generation_config is own
     assert 0.5 * float((drawn - expected).abs().sum()) < 0.25  # 300 cells and 2000 draws: about 0.15 by chance
+
+
+@pytest.mark.parametrize(("asked", "lengths"), [(None, [2, 3]), (3, [3, 3])])
+def test_an_end_of_text_that_is_masked_as_padding_makes_no_chat_of_a_text(asked, lengths):
+    """GPT-2 has one token for both: all before the end would be the answer, and the prompt one token whatever is asked."""
+    ids = torch.tensor([[7, 8, 9, 10, END, END], [7, END, 8, 9, 10, END]])  # the second row is packed
+    batch = {"input_ids": ids, "labels": ids.masked_fill(ids == END, -100)}
+    batch["attention_mask"] = torch.tensor([[1, 1, 1, 1, 1, 0], [1] * 6])
+    config = OnPolicyConfig(mix=1.0, max_new_tokens=2, prompt_tokens=asked)
+    made = sampled(tiny_causal_lm("gpt2"), batch, config, pad=END, seed=0)
+    assert (made["labels"] != -100).int().argmax(dim=1).tolist() == lengths
+    chat = torch.tensor([[-100, -100, -100, 9, 10, -100]])  # of this one, a question is masked
+    one = {"input_ids": ids[1:], "labels": chat}
+    made = sampled(tiny_causal_lm("gpt2"), one, config, pad=END, seed=0)
+    assert int((made["labels"] != -100).int().argmax()) == 3
+
+
+def test_texts_that_lie_in_one_row_go_on_one_by_one():
+    """One prompt over several texts: the student would go on from the last alone, and forget where the others began."""
+    batch = ragged()
+    rows = [{"input_ids": ids[:length].tolist()} for ids, length in zip(batch["input_ids"], (6, 4, 2), strict=True)]
+    config = OnPolicyConfig(mix=1.0, temperature=1e-9, max_new_tokens=4)
+    model = tiny_causal_lm("llama")
+    flat = sampled(model, DataCollatorWithFlattening()(rows), config, pad=0, seed=0)
+    apart = sampled(model, batch, config, pad=0, seed=0)
+    assert len(flat["labels"]) == 3 and all(torch.equal(flat[name], apart[name]) for name in ("input_ids", "labels"))
+    unsaid = DataCollatorWithFlattening(return_position_ids=False, return_seq_idx=True)(rows)
+    with pytest.raises(MismatchError, match="'seq_idx' says that a row holds several texts"):
+        sampled(model, unsaid, config, pad=0, seed=0)
 
 
 def test_samples_follow_their_seed_and_leave_everything_as_it_was():

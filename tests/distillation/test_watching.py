@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_shrink.distillation.watching import make_watchable, watching
+from hf_shrink.distillation.watching import watchable, watched_blocks, watching
 from hf_shrink.errors import MismatchError
 from tests.tiny import ALL_FAMILIES, tiny_causal_lm, tiny_classifier, tiny_inputs
 
@@ -16,8 +16,8 @@ def test_results_and_saved_config_stay_those_of_the_stock_attention(family, tmp_
     model, batch = tiny_classifier(family), tiny_inputs(family)
     with torch.no_grad():
         before = model(**batch).logits
-        blocks = make_watchable(model, "student")
-        with watching(dict(enumerate(blocks))) as seen:
+        blocks = watched_blocks(model, "student")
+        with watchable([model]), watching(dict(enumerate(blocks))) as seen:
             after = model(**batch).logits
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-6)
     assert sorted(seen) == [0, 1] and seen[0].queries.shape[:2] == (2, 4)
@@ -31,7 +31,7 @@ def test_what_is_seen_are_the_probabilities_of_the_plain_attention(family):
     model, batch = tiny_classifier(family, attn_implementation="eager"), tiny_inputs(family)
     with torch.no_grad():
         expected = model(**batch, output_attentions=True).attentions
-        with watching(dict(enumerate(make_watchable(model, "student")))) as seen:
+        with watchable([model]), watching(dict(enumerate(watched_blocks(model, "student")))) as seen:
             model(**batch)
     for layer, probabilities in enumerate(expected):
         torch.testing.assert_close(seen[layer].log_probabilities.exp(), probabilities, rtol=1e-5, atol=1e-6)
@@ -40,7 +40,7 @@ def test_what_is_seen_are_the_probabilities_of_the_plain_attention(family):
 def test_a_causal_model_shows_no_probability_of_what_comes_later():
     """A relation over the future teaches what the student can never see."""
     model, batch = tiny_causal_lm("llama"), tiny_inputs("llama")
-    with torch.no_grad(), watching({0: make_watchable(model, "student")[0]}) as seen:
+    with torch.no_grad(), watchable([model]), watching({0: watched_blocks(model, "student")[0]}) as seen:
         model(**batch)
     later = torch.ones(5, 5).triu(1).bool()
     assert seen[0].log_probabilities.exp()[..., later].max() == 0 and seen[0].mask[..., later].max() < -1e9
@@ -51,10 +51,11 @@ def test_only_what_is_asked_for_is_kept_and_nothing_after():
     from hf_shrink.distillation import watching as room
 
     model, batch = tiny_classifier("bert"), tiny_inputs("bert")
-    blocks = make_watchable(model, "student")
-    with watching({1: blocks[1]}) as seen:
+    blocks = watched_blocks(model, "student")
+    with watchable([model]):
+        with watching({1: blocks[1]}) as seen:
+            model(**batch)
         model(**batch)
-    model(**batch)
     assert list(seen) == [1] and not room._watched
     with pytest.raises(RuntimeError, match="stop"), watching({1: blocks[1]}):
         raise RuntimeError("stop")
@@ -64,4 +65,4 @@ def test_only_what_is_asked_for_is_kept_and_nothing_after():
 def test_two_stacks_are_refused():
     """Layer 1 of an encoder-decoder is two layers."""
     with pytest.raises(MismatchError, match="encoder and a decoder"):
-        make_watchable(tiny_classifier("t5"), "teacher")
+        watched_blocks(tiny_classifier("t5"), "teacher")

@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from datasets import Dataset
+from transformers import AutoModelForQuestionAnswering, default_data_collator
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
-from tests.training.runs import TASKS, gradient_norms, model_for, trainer_for
+from hf_shrink.training.trainer import ShrinkTrainer
+from tests.tiny import tiny_config
+from tests.training.runs import NO_DROPOUT, TASKS, arguments, gradient_norms, model_for, trainer_for
 
 DISTIL = DistillationConfig(alpha=0.4, losses=[LossTerm(temperature=2.0), LossTerm(loss="reverse_kl", weight=0.5)])
 
@@ -37,6 +41,36 @@ def test_a_ragged_last_micro_batch_weighs_what_it_holds(task, distil, tmp_path):
     whole, losses = norms_and_logs("gpt2", task, tmp_path, batch=14, steps=1, distil=distil, rows=14)
     parts, again = norms_and_logs("gpt2", task, tmp_path, batch=4, steps=4, distil=distil, rows=14)
     assert parts == pytest.approx(whole, rel=1e-4) and again == pytest.approx(losses, rel=1e-4)
+
+
+@pytest.mark.parametrize("words", [{}, {"label_smoothing_factor": 0.1}], ids=["plain", "smoothing asked for"])
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_ragged_micro_batch_of_questions_weighs_what_it_holds(alpha, words, tmp_path):
+    """Such a batch has places in place of labels, which the stock Trainer does not count; one answer lies behind its text."""
+    rows = [{"input_ids": row, "attention_mask": [1] * 6} for row in torch.randint(4, 20, (8, 6)).tolist()]
+    data = Dataset.from_list([row | {"start_positions": i % 5, "end_positions": 4 + i % 2} for i, row in enumerate(rows)])
+    data = data.map(lambda row, i: {"start_positions": 6, "end_positions": 6} if i == 1 else row, with_indices=True)
+    distillation = DistillationConfig(alpha=alpha, losses=[LossTerm()])
+    found = []
+    for batch, steps in ((8, 1), (5, 2), (3, 3)):
+        student, teacher = (asked_model(seed) for seed in (0, 1))
+        sizes = {"per_device_train_batch_size": batch, "gradient_accumulation_steps": steps, "max_steps": 1}
+        args = arguments(tmp_path, optim="sgd", learning_rate=1.0, max_grad_norm=0.0, **sizes, **words)
+        trainer = ShrinkTrainer(
+            student, args, default_data_collator, data, teacher=teacher, distillation=distillation, processing_class=None
+        )
+        trainer.train()
+        found.append(torch.cat([p.detach().flatten() for p in student.parameters()]))
+    moved = found[0] - torch.cat([p.detach().flatten() for p in asked_model(0).parameters()])
+    assert moved.norm() > 0.1
+    for other in found[1:]:
+        assert float((other - found[0]).norm() / moved.norm()) < 1e-4
+
+
+def asked_model(seed):
+    """A BERT that finds answers, without dropout."""
+    torch.manual_seed(seed)
+    return AutoModelForQuestionAnswering.from_config(tiny_config("bert", **NO_DROPOUT["bert"]))
 
 
 def test_label_smoothing_accumulates_too(tmp_path):

@@ -76,6 +76,16 @@ def test_another_process_without_the_teacher_ends_with_the_same_weights(tmp_path
     assert f"weights {digest(live.model)}" in done.stdout
 
 
+@pytest.mark.parametrize("task", ["classification", "lm"])
+def test_a_teacher_keeps_its_precision_under_autocast_as_its_cache_does(task: str, tmp_path: Path):
+    """A live teacher rounded to bfloat16 would teach something else than what it wrote down."""
+    data, found = even_rows(task), []
+    for teacher in (cache(tmp_path, task, data=data), model_for(FAMILY[task], task, seed=5)):
+        found.append(trained(task, tmp_path, teacher, data, bf16=True, max_steps=2, dropout=False))
+    assert [e["loss"] for e in history(found[0])[:2]] == pytest.approx([e["loss"] for e in history(found[1])[:2]], rel=1e-6)
+    assert same(weights(found[0].model), weights(found[1].model))
+
+
 @pytest.mark.parametrize(("task", "top_k"), [("classification", None), ("lm", len(VOCABULARY)), ("lm", None)])
 def test_ragged_rows_and_accumulation_give_the_live_teachers_training(task, top_k, tmp_path: Path):
     """Padding, shuffling, two micro-batches a step, and every word kept: nothing may be left but rounding."""

@@ -136,6 +136,38 @@ def test_non_finite_teacher_logits_name_step_and_rows_and_change_nothing(tmp_pat
     assert same(snapshots[-1], weights(trainer.model))
 
 
+def test_the_rows_of_a_teacher_that_is_not_finite_are_told_with_their_micro_batch(tmp_path):
+    """Row 2 of which of the three?"""
+    teacher, calls = model_for("bert", "classification", seed=5), []
+
+    def poison(module, args, output):
+        calls.append(output.logits)
+        if len(calls) == 5:
+            output.logits[2, 0] = float("nan")
+
+    teacher.register_forward_hook(poison)
+    trainer = trainer_for("bert", "classification", tmp_path, more=taught(teacher, alpha=0.5), gradient_accumulation_steps=3)
+    with pytest.raises(NonFiniteError, match=r"step 2: micro-batch 2 of 3: teacher logits: .* batch rows 2\."):
+        trainer.train()
+
+
+@pytest.mark.parametrize(("family", "task"), [("bert", "classification"), ("llama", "lm")])
+def test_the_loss_of_a_batch_can_be_had_by_hand(family, task, tmp_path):
+    """Outside of a training no step has been counted: the batch is the whole, before and after."""
+    teacher = model_for(family, task, seed=5)
+    words = {"max_steps": 1, "learning_rate": 0.0, "dropout": False, "train_sampling_strategy": "sequential"}
+    trainer = trainer_for(family, task, tmp_path, more=taught(teacher, alpha=0.5), **words)
+    batch = next(iter(trainer.get_train_dataloader()))
+    before = trainer.compute_loss(trainer.model.train(), dict(batch))
+    before.backward()
+    trainer.train()
+    assert float(before) == pytest.approx(trainer.state.log_history[0]["loss"], rel=1e-5)
+    smaller = {name: value[:2] for name, value in batch.items()}
+    alone = trainer_for(family, task, tmp_path, more=taught(teacher, alpha=0.5), model=trainer.model)
+    after, expected = (one.compute_loss(one.model.train(), dict(smaller)) for one in (trainer, alone))
+    assert float(after) == pytest.approx(float(expected), rel=1e-6) and float(after) != pytest.approx(float(before), rel=1e-3)
+
+
 def snapshot(into):
     from transformers import TrainerCallback
 

@@ -54,6 +54,36 @@ def test_a_step_that_is_no_number_stops_before_the_update(what, value, words, tm
     assert not any("loss" in entry and entry["step"] >= 4 for entry in trainer.state.log_history)
 
 
+@pytest.mark.parametrize(
+    ("family", "task", "loss", "words"),
+    [
+        ("bert", "classification", None, {}),
+        ("bert", "classification", "forward_kl", {"label_smoothing_factor": 0.1}),
+        ("gpt2", "lm", None, {}),
+        ("gpt2", "lm", "hidden_mse", {}),
+        ("llama", "lm", "forward_kl", {}),
+    ],
+)
+def test_a_batch_without_one_label_counts_as_nothing(family, task, loss, words, tmp_path):
+    """Its mean is NaN: the run would end, and say that the learning rate is too high."""
+    config = DistillationConfig(losses=[LossTerm(loss=loss or "forward_kl")])
+    more = {"teacher": model_for(family, task, seed=5), "distillation": config}
+    trainer = trainer_for(family, task, tmp_path, more=more if loss else {}, max_steps=3, optim="sgd", **words)
+    inner, batches = trainer.data_collator, []
+
+    def second_is_ignored(rows):
+        batches.append(inner(rows))
+        labels = batches[-1]["labels"]
+        return batches[-1] | {"labels": torch.full_like(labels, -100) if len(batches) == 2 else labels}
+
+    trainer.data_collator = second_is_ignored
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert len(logs) == 3 and (logs[1]["loss"], logs[1]["grad_norm"]) == (0, 0)
+    assert all(logs[i]["loss"] > 0 and logs[i]["grad_norm"] > 0 for i in (0, 2))
+    assert all(value.isfinite().all() for value in weights(trainer.model).values())
+
+
 def test_without_a_checkpoint_the_message_says_so(tmp_path):
     """A name of a checkpoint that is not there costs an hour of looking for it."""
     model = model_for("bert", "classification")
