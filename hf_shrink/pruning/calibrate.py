@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.learning import check_learns
 from hf_shrink.pruning.statistics import Recorder
+
+_IGNORED = -100  # the label of what no loss counts
 
 
 def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapping[str, Tensor]]) -> None:
@@ -23,12 +25,14 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
         batches: keyword arguments of its forward; with ``labels`` where gradients are read.
 
     Raises:
-        RecipeError: gradients are needed, and a batch gives no loss.
+        RecipeError: gradients are needed, and a batch gives no loss, or in none of them a label counts.
+        NonFiniteError: a loss is NaN or infinite.
     """
+    learnt = 0
     with evaluating(model), recorder.watching(model):
         if recorder.wants_gradients:
             check_learns(model, "calibration")
-        for batch in batches:
+        for index, batch in enumerate(batches):
             inputs = {name: value.to(model.device) for name, value in batch.items()}
             if not recorder.wants_gradients:
                 with torch.no_grad():
@@ -40,9 +44,23 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
                 raise RecipeError(
                     f"calibration: no loss from a batch of {', '.join(sorted(batch))}; add labels to the batches."
                 )
+            if not _says_something(batch.get("labels")):
+                continue  # its loss is 0 / 0
+            if not bool(torch.isfinite(loss).all()):
+                raise NonFiniteError(f"calibration batch {index}: its loss is {loss.item()}; look at its labels, or at the weights.")
             loss.backward()
             recorder.observe_gradients()
+            learnt += 1
     model.zero_grad(set_to_none=True)
+    if recorder.wants_gradients and not learnt:
+        raise RecipeError(
+            f"calibration: no label counts in {len(batches)} batches, all are {_IGNORED}: every gradient is 0. Pass rows with labels."
+        )
+
+
+def _says_something(labels: Tensor | None) -> bool:
+    """Whether a label is there that a loss would count; where labels have other names, the loss knows."""
+    return labels is None or labels.is_floating_point() or bool(labels.ne(_IGNORED).any())
 
 
 def checked_batches(calibration: Iterable[Any], model: Any) -> list[dict[str, Tensor]]:
