@@ -12,6 +12,8 @@ from hf_shrink.anatomy import Attention, Family, Stack
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.tables import nearest
 
+_POSITIONS = ("position_embeddings", "wpe")
+
 _BERT = Family(
     stacks=(
         Stack(
@@ -240,3 +242,14 @@ def embedding_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that belong to an ``nn.Embedding`` (word, position, type), by name, each shared one once."""
     owners = {id(p) for m in model.modules() if isinstance(m, nn.Embedding) for p in m.parameters(recurse=False)}
     return {name: p for name, p in model.named_parameters() if id(p) in owners}
+
+
+def longest(model: nn.Module) -> int | None:
+    """Positions that a table of learned positions offers, or None where positions are computed.
+
+    A table with a padding row (RoBERTa) starts counting behind it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITIONS:
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

@@ -83,7 +83,7 @@ class PruningTrainer(DurableTrainer):
             return super().train(*args, **kwargs)
 
     def showing(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
-        """Around a forward of the student: statistics read here what the Trainer takes out of the batch, as labels it smooths."""
+        """Around a forward of the student: statistics read here what is kept from it of the batch, as labels to smooth."""
         recorder = None if self.pruner is None else self.pruner.recorder
         return nullcontext() if recorder is None else recorder.showing(batch)
 
