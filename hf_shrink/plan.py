@@ -25,6 +25,7 @@ from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
 from hf_shrink.models.student import layers_left
 from hf_shrink.onnx_model import FOLDER
+from hf_shrink.pruning.budget import check_reach
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
 from hf_shrink.pruning.oneshot import check_targets_of
@@ -125,6 +126,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     student = layers_left(start, recipe.student)
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
+    check_reach(student, pruning)
     if before := [entry for entry in pruning if entry.when == "before"]:
         check_targets_of(student, before)
         cuts += before_words(before, touched(student, before))

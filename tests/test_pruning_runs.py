@@ -191,6 +191,13 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
             "not a projection in a transformer layer",
         ),
         ("  - {structure: ffn, sparsity: 0.5, when: before, end_step: 2}", "end_step would be ignored with when: before"),
+        ("  - {structure: hidden, sparsity: 0.5, criterion: wanda}", "wanda needs data, and structure: hidden"),
+        ("  - {structure: layers, sparsity: 0.5, criterion: mutual_information}", "scores heads or neurons"),
+        ("  - {structure: ffn, sparsity: 0.97, allocation: sensitivity}", "0.97 of the parameters .* at most 0.938 can go"),
+        (
+            "  - {structure: ffn, sparsity: 0.97, allocation: sensitivity, budget: latency, when: before}",
+            "at most 0.938 can go",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_found_before_anything_is_trained(folder: Path, pruning, says):

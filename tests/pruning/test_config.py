@@ -4,6 +4,7 @@ import pytest
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.criteria import Criterion
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, 1.5, float("nan"), float("inf"), "0.5", True])
@@ -44,6 +45,14 @@ def test_an_empty_window_is_refused(begin, end):
         ({"threshold_in": "std"}, "threshold_in would be ignored without threshold"),
         ({"budget": "macs"}, "budget macs would be ignored with allocation: uniform"),
         ({"criterion": "mutual_information"}, "mutual_information scores heads or neurons"),
+        ({"structure": "layers", "criterion": "mutual_information"}, "mutual_information scores heads or neurons"),
+        ({"structure": "hidden", "criterion": "mutual_information"}, "mutual_information scores heads or neurons"),
+        ({"structure": "hidden", "criterion": "wanda"}, "wanda needs data, and structure: hidden is cut by weights alone"),
+        ({"structure": "hidden", "criterion": Criterion(lambda w, s: w, ("taylor",))}, "<lambda> needs data, and structure"),
+        (
+            {"structure": "block", "block": [2, 2], "criterion": Criterion(None, (), lambda s: s["key"], ("key",))},
+            "heads or neu",
+        ),
         ({"criterion": "sparsegpt", "allocation": "global"}, "sparsegpt takes sparsity or pattern"),
         ({"interval": 5, "schedule": "constant"}, "interval 5 would be ignored with schedule: constant"),
         ({"allocation": "sensitivity", "budget": "latency"}, "zeros of structure: unstructured save no time"),
