@@ -43,6 +43,7 @@ from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.recovery_plan import recovered
+from hf_shrink.sources import refuse_own_sources
 from hf_shrink.stage_plan import Plan, StagePlan
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, rows_of_both, teachers_of
 from hf_shrink.tracking import check_trackers
@@ -101,6 +102,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
+    refuse_own_sources(recipe)
     check_trackers(recipe)
     if recipe.measurement.explained is not None:
         check_captum()

@@ -55,6 +55,7 @@ LAYERS = [
         "tracking",
         "words",
         "stage_plan",
+        "sources",
         "answers",
         "disturbed",
         "vocabulary",
