@@ -63,9 +63,6 @@ from hf_shrink.words import (
     stage_words,
 )
 
-ZEROS = ("unstructured", "n_of_m", "block")
-"""Structures whose weights stay in the model as zeros."""
-
 _UNUSED = Path("unused")
 
 
@@ -126,6 +123,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stages.append(_teacher(recipe, len(tokens.train), teachers))
     pruning = recipe.effective_pruning()
     student = layers_left(start, recipe.student)
+    fewer = bool(recipe.student.config) or student.num_parameters() < start.num_parameters()
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
     check_reach(student, pruning)
@@ -175,7 +173,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     if recipe.measurement.lm_eval is not None:
         check_tasks(recipe.measurement.lm_eval, download=download)
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}", gate))
-    warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
+    warnings = (*_warnings(recipe, fewer), *splits.format.notes(tokenizer))
     pairs = tuple(each.pair for each in teachers)
     plan = Plan(recipe.output_dir, tuple(stages), warnings)
     return Prepared(plan, splits, tokens, tokenizer, pairs, kept_tokens, words, both)
@@ -277,18 +275,14 @@ def _student(
     return _model_stage("student", tuple(does), leaves, student, "stages/student")
 
 
-def _warnings(recipe: Recipe) -> tuple[str, ...]:
-    """What a recipe that only reads well would leave its user to find out."""
-    if (
-        entry_for("onnx", recipe.quantization)
-        or recipe.student.layers is not None
-        or recipe.student.config
-        or any(entry.structure not in (*ZEROS, "vocabulary") for entry in recipe.pruning)
-    ):
+def _warnings(recipe: Recipe, fewer: bool) -> tuple[str, ...]:
+    """What a recipe that only reads well would leave its user to find out; ``fewer``: the student starts with fewer weights."""
+    leave = {entry.structure for entry in recipe.pruning if entry.makes_smaller and entry.fraction != 0}
+    if entry_for("onnx", recipe.quantization) or fewer or leave - {"vocabulary"}:
         return ()
     found = ["nothing in this recipe makes the model faster: zeros and fewer tokens take the same time, and so do fewer bits"]
     found[0] += " on most CPUs" if recipe.quantization is not None else ""
-    if recipe.quantization is None and not any(entry.makes_smaller for entry in recipe.pruning):
+    if recipe.quantization is None and not leave:
         found.append("nothing in this recipe makes the file smaller")
     return tuple(found)
 

@@ -169,6 +169,14 @@ def test_widths_for_four_bits_are_multiples_of_their_tiles(folder: Path):
         ),
         ("  - {structure: ffn, sparsity: 0.5}", (), ()),
         ("  - {sparsity: 0.5}", ("student.layers=2",), ()),
+        *(
+            (
+                f"  - {{structure: {structure}, sparsity: {0.5 * bool(more)}}}",
+                more,
+                ("nothing in this recipe makes the model faster", "nothing in this recipe makes the file smaller"),
+            )
+            for structure, more in (("ffn", ()), ("heads", ()), ("layers", ()), ("block, block: [8, 8]", ("student.layers=4",)))
+        ),
     ],
 )
 def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning, more, warns):
