@@ -1,6 +1,7 @@
 """One entry of the ``pruning`` section."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
@@ -125,7 +126,9 @@ class PruningConfig(Config):
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity_is_a_fraction(cls, value: Any) -> Any:
-        if value is not None and (type(value) not in (int, float) or not 0 <= value < 1):
+        if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1:
+            return value if type(value) is int else float(value)  # numpy's numbers too
+        if value is not None:
             raise ValueError(f"must be a number in [0, 1), got {value!r:.60}; 0.8 removes 80 percent.")
         return value
 

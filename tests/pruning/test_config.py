@@ -1,5 +1,6 @@
 """The ``pruning`` section refuses what cannot be meant, with value and range."""
 
+import numpy as np
 import pytest
 
 from hf_shrink.errors import RecipeError
@@ -14,9 +15,11 @@ def test_sparsity_outside_its_range_is_refused_with_the_range(value):
         PruningConfig(sparsity=value)
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 0.999, 0.5])
+@pytest.mark.parametrize("value", [0, 0.0, 0.999, 0.5, np.float64(0.5), np.float32(0.25), np.linspace(0, 0.5, 3)[1]])
 def test_sparsity_in_its_range_is_taken_as_it_is(value):
-    assert PruningConfig(sparsity=value).sparsity == value
+    """A sweep over ``np.linspace`` gives numbers of numpy, which YAML cannot write."""
+    found = PruningConfig(sparsity=value).sparsity
+    assert found == value and type(found) in (int, float)
 
 
 @pytest.mark.parametrize(("begin", "end"), [(500, 500), (501, 500), (0, 0), (0, -5)])
