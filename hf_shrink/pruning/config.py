@@ -126,11 +126,10 @@ class PruningConfig(Config):
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity_is_a_fraction(cls, value: Any) -> Any:
-        if isinstance(value, Real) and not isinstance(value, bool) and 0 <= value < 1:
-            return value if type(value) is int else float(value)  # numpy's numbers too
-        if value is not None:
+        is_number = isinstance(value, Real) and not isinstance(value, bool)  # numpy's too
+        if value is not None and not (is_number and 0 <= value < 1):
             raise ValueError(f"must be a number in [0, 1), got {value!r:.60}; 0.8 removes 80 percent.")
-        return value
+        return float(value) if is_number and type(value) is not int else value
 
     @field_validator("criterion")
     @classmethod

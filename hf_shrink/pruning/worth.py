@@ -80,7 +80,7 @@ def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str, 
                 flat = matrix.flatten(1) if dim == 0 else matrix.movedim(dim, -1).flatten(0, -2)
                 along = 1 if (dim == 0) == (name in transposed) else 0
                 flat = matrix.T if name in transposed else flat
-                scores = criterion.function(flat, _key(criterion, name)).double()  # type: ignore[misc]
+                scores = criterion.function(flat, _key(criterion, name)).double()
                 totals.append(_finite(scores.sum(dim=1 - along), name, entry))
     total = torch.stack(totals).sum(dim=0)
     return total.sqrt() if criterion.combine == "norm" else total
