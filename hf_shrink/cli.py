@@ -129,7 +129,7 @@ def inspect(model: Model, as_json: Json = False) -> None:
 def prune(
     model: Model,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the pruned model; new or empty.")],
-    structure: Annotated[str, typer.Option(help="What goes: unstructured, n_of_m, block, heads, ffn.")],
+    structure: Annotated[str, typer.Option(help="What goes: unstructured, n_of_m, block, heads, ffn, layers, hidden.")],
     sparsity: Annotated[float | None, typer.Option(help="Fraction that goes, in [0, 1).")] = None,
     criterion: Annotated[str, typer.Option(help="What scores it; the lowest scores go.")] = "magnitude",
     set_: Annotated[

@@ -12,6 +12,8 @@ from hf_shrink.anatomy import Attention, Family, Stack
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.tables import nearest
 
+_POSITIONS = ("position_embeddings", "wpe")
+
 _BERT = Family(
     stacks=(
         Stack(
@@ -247,3 +249,14 @@ def inner_size(model: Any) -> int:
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     words = {id(end.weight): int(end.weight.numel()) for end in ends if end is not None}
     return int(model.num_parameters()) - sum(words.values())
+
+
+def longest(model: nn.Module) -> int | None:
+    """Positions that a table of learned positions offers, or None where positions are computed.
+
+    A table with a padding row (RoBERTa) starts counting behind it.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITIONS:
+            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
+    return None

@@ -25,7 +25,7 @@ def as_rich(grid: Grid, captions: Sequence[str] = ()) -> Any:
     below = Text("\n".join(clean(line) for line in captions)) if captions else None
     table = Table(caption=below, caption_justify="left")
     for i, title in enumerate(header):
-        table.add_column(Text(clean(title)), justify="right" if i else "left")
+        table.add_column(Text(clean(title)), justify="right" if i else "left", overflow="fold")
     for line in body:
         table.add_row(*(Text(clean(text)) for text in line))
     return table

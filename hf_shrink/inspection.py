@@ -67,12 +67,12 @@ class _Model:
 
 
 def inspect_model(reference: str) -> Inspection:
-    """Look into a folder, a ``package:NAME/PATH`` or a Hub id that is in the cache.
+    """Look into a folder, a ``package:NAME/PATH`` or a Hub id, whose config and safetensors are fetched unless the Hub is off.
 
     Raises:
-        ResourceError: it is not on this machine. MismatchError: no config or no safetensors. IntegrityError: a damaged file.
+        ResourceError: it is not to be had. MismatchError: no config or no safetensors. IntegrityError: a damaged file.
     """
-    folder = local_folder(reference)
+    folder = local_folder(reference, download=True)
     _refuse_graphs(folder)
     data = _config(folder)
     quantized = as_words(folder.name, data.get("quantization_config"))

@@ -25,6 +25,7 @@ from hf_shrink.models.load import load_tokenizer
 from hf_shrink.models.pairs import Pair
 from hf_shrink.models.student import layers_left
 from hf_shrink.onnx_model import FOLDER
+from hf_shrink.pruning.budget import check_reach
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
 from hf_shrink.pruning.oneshot import check_targets_of
@@ -42,6 +43,7 @@ from hf_shrink.quantization.quantize import existing_quantization
 from hf_shrink.quantization.size import predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.recovery_plan import recovered
+from hf_shrink.sources import refuse_own_sources
 from hf_shrink.stage_plan import Plan, StagePlan
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, rows_of_both, teachers_of
 from hf_shrink.tracking import check_trackers
@@ -60,9 +62,6 @@ from hf_shrink.words import (
     report_words,
     stage_words,
 )
-
-ZEROS = ("unstructured", "n_of_m", "block")
-"""Structures whose weights stay in the model as zeros."""
 
 _UNUSED = Path("unused")
 
@@ -100,6 +99,7 @@ def make_plan(recipe: Recipe) -> Plan:
 
 def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     """Check a recipe against its data and models before anything is trained; errors as in ``make_plan``."""
+    refuse_own_sources(recipe)
     check_trackers(recipe)
     if recipe.measurement.explained is not None:
         check_captum()
@@ -123,8 +123,10 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
         stages.append(_teacher(recipe, len(tokens.train), teachers))
     pruning = recipe.effective_pruning()
     student = layers_left(start, recipe.student)
+    fewer = bool(recipe.student.config) or student.num_parameters() < start.num_parameters()
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
+    check_reach(student, pruning)
     if before := [entry for entry in pruning if entry.when == "before"]:
         check_targets_of(student, before)
         cuts += before_words(before, touched(student, before))
@@ -172,7 +174,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     if recipe.measurement.lm_eval is not None:
         check_tasks(recipe.measurement.lm_eval, download=download)
     stages.append(_report(recipe, f"{len(tokens.test):,} {splits.format.unit}", gate))
-    warnings = (*_warnings(recipe), *splits.format.notes(tokenizer))
+    warnings = (*_warnings(recipe, fewer), *splits.format.notes(tokenizer))
     pairs = tuple(each.pair for each in teachers)
     plan = Plan(recipe.output_dir, tuple(stages), warnings)
     return Prepared(plan, splits, tokens, tokenizer, pairs, kept_tokens, words, both)
@@ -273,18 +275,14 @@ def _student(
     return _model_stage("student", tuple(does), leaves, student, "stages/student")
 
 
-def _warnings(recipe: Recipe) -> tuple[str, ...]:
-    """What a recipe that only reads well would leave its user to find out."""
-    if (
-        entry_for("onnx", recipe.quantization)
-        or recipe.student.layers is not None
-        or recipe.student.config
-        or any(entry.structure not in (*ZEROS, "vocabulary") for entry in recipe.pruning)
-    ):
+def _warnings(recipe: Recipe, fewer: bool) -> tuple[str, ...]:
+    """What a recipe that only reads well would leave its user to find out; ``fewer``: the student starts with fewer weights."""
+    leave = {entry.structure for entry in recipe.pruning if entry.makes_smaller and entry.fraction != 0}
+    if entry_for("onnx", recipe.quantization) or fewer or leave - {"vocabulary"}:
         return ()
     found = ["nothing in this recipe makes the model faster: zeros and fewer tokens take the same time, and so do fewer bits"]
     found[0] += " on most CPUs" if recipe.quantization is not None else ""
-    if recipe.quantization is None and not any(entry.makes_smaller for entry in recipe.pruning):
+    if recipe.quantization is None and not leave:
         found.append("nothing in this recipe makes the file smaller")
     return tuple(found)
 

@@ -97,6 +97,10 @@ def _task(data: Mapping[str, Any]) -> Iterator[Problem]:
             yield ("measurement", key), f"{what} the texts of text-classification, not of {name}; remove it."
     if _at(data, "measurement").get("lm_eval") is not None and name != "causal-lm":
         yield ("measurement", "lm_eval"), f"asks causal language models, not those for {name}; remove it."
+    entries = data.get("pruning")
+    for i, entry in enumerate(entries if isinstance(entries, list | tuple) else ()):
+        if isinstance(entry, Mapping) and entry.get("criterion") == "mutual_information" and name != "text-classification":
+            yield ("pruning", i, "criterion"), f"mutual_information needs one class a text, which {name} has not; use another."
     chats = section.get("messages_column") is not None
     if section.get("loss_on") == "assistant" and not chats:
         yield ("data", "loss_on"), "would be ignored: plain text has no assistant; add messages_column, or remove it."

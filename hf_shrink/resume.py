@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hf_shrink.errors import IntegrityError, RecipeError
-from hf_shrink.models.reference import resolve
 from hf_shrink.publishing.private import DESTINATION
 from hf_shrink.recipe import Recipe
+from hf_shrink.sources import refuse_own_sources
 from hf_shrink.tables import nearest
-from hf_shrink.workspace import ORDER, STAGES, Workspace
+from hf_shrink.workspace import ORDER, Workspace
 
 _FIRST_STAGE = {
     "task": "teacher",
@@ -40,7 +40,7 @@ def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str
     """
     work = Workspace(Path(recipe.output_dir), overwrite=overwrite)
     try:
-        _refuse_own_sources(recipe, work.folder)
+        refuse_own_sources(recipe)
         if overwrite:
             if accept_changes:
                 raise RecipeError("--overwrite starts anew, so --accept-changes would be ignored; choose one.")
@@ -57,17 +57,6 @@ def open_folder(recipe: Recipe, *, overwrite: bool, accept_changes: Sequence[str
         work.close()
         raise
     return work
-
-
-def _refuse_own_sources(recipe: Recipe, folder: Path) -> None:
-    """A run that starts from its own output would write over it, and could not be resumed."""
-    named = {"model": recipe.model, **{f"teacher.{i}.model": each.model for i, each in enumerate(recipe.teachers)}}
-    if len(recipe.teachers) == 1:
-        named["teacher.model"] = named.pop("teacher.0.model")
-    for key, reference in named.items():
-        source = Path(resolve(reference)).resolve()
-        if source == folder.resolve() or source.is_relative_to((folder / STAGES).resolve()):
-            raise RecipeError(f"{key}: lies in output_dir {folder.name!r}, which this run writes; choose another output_dir.")
 
 
 def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError
+from hf_shrink.families import longest
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
@@ -61,9 +62,9 @@ def plain(texts: Path | None, tokenizer: Any, model: Any, most: int = ROWS) -> l
         raise RecipeError(f"{texts.name}: not UTF-8 text; name a text file, a sample a line.") from None
     if not lines:
         raise RecipeError(f"{texts.name}: no line of text in it.")
-    found = []
+    found, words = [], {"padding": True, "truncation": True, "max_length": min(LENGTH, longest(model) or LENGTH)}
     for part in _parts(len(lines)):
-        batch = dict(tokenizer([lines[i] for i in part], padding=True, truncation=True, max_length=LENGTH, return_tensors="pt"))
+        batch = dict(tokenizer([lines[i] for i in part], **words, return_tensors="pt"))
         if model.get_output_embeddings() is not None:
             batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         found.append(batch)

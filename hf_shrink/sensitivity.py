@@ -23,7 +23,7 @@ from hf_shrink.measurement.subjects import at_rest, device_of
 from hf_shrink.measurement.values import plural
 from hf_shrink.models.load import load_tokenizer
 from hf_shrink.plan import start_of
-from hf_shrink.pruning.budget import spend
+from hf_shrink.pruning.budget import spend, tried
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once
 from hf_shrink.pruning.sensitivity import FRACTIONS, reads_data, sensitivity, whole_groups
@@ -112,7 +112,7 @@ def fractions_for(
     spent: dict[str, float] = {}
     groups = whole_groups(model, configs) if chosen else ()
     amounts = {entry: config.sparsity for entry, config in chosen.items()}
-    asked = {entry: (s / 2, s, (1 + s) / 2) for entry, s in amounts.items() if s}
+    asked = {entry: tried(amount) for entry, amount in amounts.items() if amount}
     if asked:
         timed = any(chosen[entry].budget == "latency" for entry in asked)
         names = labels_of(model) if TASKS[recipe.task].labelled else ()

@@ -22,6 +22,7 @@ from hf_shrink.loading.verify import verify
 from hf_shrink.models.load import load_model
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.oneshot import needs_data
 from hf_shrink.publishing.plots import plot_histograms, plot_trade
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.fidelity import Fidelity, fidelity, histograms
@@ -87,7 +88,7 @@ def prune_model(
         entry: what goes; without the words that say when.
         recipe: where calibration data comes from, with labels: the first rows of its training split.
         texts: or a text file, a sample a line; for language models, whose labels are the texts themselves.
-        save_recipe: a new file for ``recipe_for(recipe, entry, reference)``.
+        save_recipe: a new file for ``recipe_for``; then ``recipe`` is asked for data only where ``entry`` reads any.
 
     Raises:
         ShrinkError: whatever is wrong; nothing is written then.
@@ -96,10 +97,10 @@ def prune_model(
     stands_for = None
     if save_recipe is not None and recipe is not None:
         _check_new(save_recipe)
-        stands_for = recipe_for(recipe, entry, reference).to_yaml()
+        stands_for = recipe_for(recipe, entry, reference, folder, revision).to_yaml()
     model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
     batches = None
-    if recipe is not None or texts is not None:
+    if texts is not None or (recipe is not None and (stands_for is None or needs_data(entry))):
         if tokenizer is None:
             raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
         batches = labelled(recipe, tokenizer) if recipe is not None else plain(texts, tokenizer, model)
@@ -187,11 +188,16 @@ def entry_of(structure: str, criterion: str, sparsity: float | None, more: Seque
     return PruningConfig(**source.data["pruning"][0])
 
 
-def recipe_for(recipe: Recipe, entry: PruningConfig, reference: str) -> Recipe:
-    """The run that pruning ``reference`` by ``entry`` stands for: on the data of ``recipe``, at once, then trained as there."""
-    words = recipe.model_dump(exclude_unset=True, exclude={"teacher", "student", "distillation", "revision", "pruning"})
+def recipe_for(recipe: Recipe, entry: PruningConfig, reference: str, folder: Path, revision: str | None) -> Recipe:
+    """The run that pruning ``reference`` by ``entry`` stands for: on the data of ``recipe``, at once, then trained as there.
+
+    It writes beside ``folder``, as ``NAME-run``: that of ``recipe`` holds another run, which ``reference`` may be a part of.
+    """
+    left = {"teacher", "student", "distillation", "cache", "revision", "pruning", "publishing"}
+    words = recipe.model_dump(exclude_unset=True, exclude=left)
     when = {} if entry.is_cut_at_once else {"when": "before"}
-    return Recipe(**words | {"model": reference, "pruning": (entry.model_dump(exclude_unset=True) | when,)})
+    own = {"model": reference, "output_dir": f"{folder}-run", "pruning": (entry.model_dump(exclude_unset=True) | when,)}
+    return Recipe(**words | own | ({} if revision is None else {"revision": revision}))
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ LAYERS = [
         "tracking",
         "words",
         "stage_plan",
+        "sources",
         "answers",
         "disturbed",
         "vocabulary",

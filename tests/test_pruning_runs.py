@@ -12,6 +12,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.models.load import load_for
 from hf_shrink.plan import make_plan
 from hf_shrink.pruning.layers import drop_layers, layers_to_keep
+from hf_shrink.shortcut import recipe_for
 from tests.project import make_project
 from tests.warm import hf_shrink
 
@@ -168,6 +169,14 @@ def test_widths_for_four_bits_are_multiples_of_their_tiles(folder: Path):
         ),
         ("  - {structure: ffn, sparsity: 0.5}", (), ()),
         ("  - {sparsity: 0.5}", ("student.layers=2",), ()),
+        *(
+            (
+                f"  - {{structure: {structure}, sparsity: {0.5 * bool(more)}}}",
+                more,
+                ("nothing in this recipe makes the model faster", "nothing in this recipe makes the file smaller"),
+            )
+            for structure, more in (("ffn", ()), ("heads", ()), ("layers", ()), ("block, block: [8, 8]", ("student.layers=4",)))
+        ),
     ],
 )
 def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning, more, warns):
@@ -191,6 +200,13 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
             "not a projection in a transformer layer",
         ),
         ("  - {structure: ffn, sparsity: 0.5, when: before, end_step: 2}", "end_step would be ignored with when: before"),
+        ("  - {structure: hidden, sparsity: 0.5, criterion: wanda}", "wanda needs data, and structure: hidden"),
+        ("  - {structure: layers, sparsity: 0.5, criterion: mutual_information}", "scores heads or neurons"),
+        ("  - {structure: ffn, sparsity: 0.97, allocation: sensitivity}", "0.97 of the parameters .* at most 0.938 can go"),
+        (
+            "  - {structure: ffn, sparsity: 0.97, allocation: sensitivity, budget: latency, when: before}",
+            "at most 0.938 can go",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_found_before_anything_is_trained(folder: Path, pruning, says):
@@ -244,6 +260,15 @@ def test_the_shortcut_can_say_the_recipe_that_it_stands_for(folder: Path):
     assert again.pruning[0].structure == "ffn" and again.pruning[0].criterion == "wanda" and again.teacher is None
     small = AutoModelForSequenceClassification.from_pretrained("small")
     assert sizes(make_plan(again))["student"] == small.num_parameters(), "the recipe prunes what the shortcut pruned"
+    with pytest.raises(RecipeError, match="model: lies in output_dir 'out', which this run writes"):
+        make_plan(again.model_copy(update={"output_dir": "out"}))
+    words = ["--structure", "heads", "--sparsity", "0.5", "--recipe", "recipe.yaml", "--save-recipe", "even.yaml"]
+    made = hf_shrink("prune", "out/stages/teacher", "even", *words)
+    assert made.returncode == 0, f"magnitude reads no data, and the recipe is asked for none: {made.stderr}"
+    assert Recipe.from_yaml("even.yaml").output_dir == "even-run"
+    given = recipe("  - {sparsity: 0.5}", "cache.folder=cache", "publishing.push_to=me/model")
+    known = recipe_for(given, again.pruning[0], "owner/model", Path("x"), "v2")
+    assert (known.cache, known.publishing.push_to, known.revision) == (None, None, "v2"), "nothing of the other run's"
 
 
 def test_sensitivity_prints_a_row_for_each_mask_and_fraction(folder: Path):

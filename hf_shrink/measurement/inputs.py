@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hf_shrink.errors import RecipeError
+from hf_shrink.families import longest as longest
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.subjects import device_of
 from hf_shrink.onnx_model import OnnxModel
-
-_POSITIONS = ("position_embeddings", "wpe")
 
 
 def random_inputs(model: Any, *, batch_size: int, length: int, seed: int = 0) -> dict[str, Tensor]:
@@ -42,14 +41,3 @@ def check_lengths(config: MeasurementConfig, model: nn.Module) -> None:
     if limit is not None and most > limit:
         key = "length" if most == config.length else "more_lengths"
         raise RecipeError(f"measurement.{key}: {most} tokens, but a model takes at most {limit}; give at most {limit}.")
-
-
-def longest(model: nn.Module) -> int | None:
-    """Positions that a table of learned positions offers, or None where positions are computed.
-
-    A table with a padding row (RoBERTa) starts counting behind it.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Embedding) and name.rsplit(".", 1)[-1] in _POSITIONS:
-            return module.num_embeddings - (0 if module.padding_idx is None else module.padding_idx + 1)
-    return None

@@ -9,8 +9,11 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from hf_shrink.adapters import CONFIG, FOLDER, holds_adapter
 from hf_shrink.errors import MismatchError, RecipeError, ResourceError, SecurityError
 from hf_shrink.lines import without_home
+from hf_shrink.models.explained import explained
 
 _PACKAGE = "package:"
+_READ = ["config.json", "*.safetensors", f"{FOLDER}/{CONFIG}"]
+_UNREAD = ["*/*/*", "[!a]*/*", "a[!d]*/*"]  # of folders, only the one of adapters
 _LOCAL = "local: "
 """How a published recipe writes a path of its author's."""
 
@@ -63,15 +66,23 @@ def check_source(reference: str, revision: str | None) -> str:
     return source
 
 
-def local_folder(reference: str, revision: str | None = None) -> Path:
-    """Where a model that has been loaded lies on this machine: its folder, or its snapshot in the cache.
+def local_folder(reference: str, revision: str | None = None, *, download: bool = False) -> Path:
+    """Where a model lies on this machine: its folder, or its snapshot in the cache.
+
+    Args:
+        reference: what the model is called.
+        revision: commit, tag or branch of a Hub id.
+        download: fetch config, safetensors and adapter of a Hub id first, unless the Hub is off; nothing that can run code.
 
     Raises:
-        ResourceError: it is not here.
+        ResourceError: it is not here, and cannot be had.
     """
     source = check_source(reference, revision)
     if is_local(source):
         return Path(source)
+    if download:
+        with explained(shown(reference), revision):
+            return Path(snapshot_download(source, revision=revision, allow_patterns=_READ, ignore_patterns=_UNREAD))
     try:
         return Path(snapshot_download(source, revision=revision, local_files_only=True))
     except (HfHubHTTPError, LocalEntryNotFoundError, ValueError):

@@ -4,11 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.pieces import Group
-from hf_shrink.pruning.sensitivity import macs_each, parameters_each
+from hf_shrink.pruning.sensitivity import counts_of, macs_each, parameters_each, whole_groups
 from hf_shrink.pruning.sensitivity_table import Point, Sensitivity
 
 Budget: TypeAlias = Literal["parameters", "macs", "latency"]
@@ -111,6 +112,36 @@ def spend(sensitivity: Sensitivity, groups: Sequence[Group], sparsity: float, bu
         removed[name] = high.removed if whole else curves[name].least(low.cost + left, low.removed, high.removed)
         saved += min(high.cost - low.cost, left)
     return {name: count / curves[name].entries for name, count in removed.items()}
+
+
+def tried(sparsity: float) -> tuple[float, float, float]:
+    """The fractions of each mask that are measured to spend ``sparsity``: half of it, itself, and half-way to everything."""
+    return sparsity / 2, sparsity, (1 + sparsity) / 2
+
+
+def check_reach(model: Any, configs: Sequence[PruningConfig]) -> None:
+    """Refuse, from shapes alone, what ``spend`` would refuse when ``tried`` is measured: widths are rounded, and never to 0.
+
+    Raises:
+        RecipeError: so much cannot be saved.
+    """
+    shared = {f"pruning.{i}": c for i, c in enumerate(configs) if c.allocation == "sensitivity" and c.sparsity}
+    groups = whole_groups(model, configs) if shared else ()
+    for entry, config in shared.items():
+        assert config.sparsity is not None
+        own = [group for group in groups if group.entry == entry]
+        most = {group.name: max(counts_of(group, tried(config.sparsity)), default=0) for group in own}
+        each = {"parameters": parameters_each, "macs": macs_each}.get(config.budget)
+        if each is None:  # what a mask takes of the time is not known yet: no share of it is above the largest of one mask
+            reach = max(most[group.name] / group.shape.numel() for group in own)
+        else:
+            every = sum(group.shape.numel() * each(group) for group in own)
+            reach = sum(most[group.name] * each(group) for group in own) / every
+        if reach < config.sparsity - _CLOSE:
+            raise RecipeError(
+                f"{entry}.sparsity: {config.sparsity} of the {config.budget} cannot be saved: at most {reach:.3f} can go where "
+                f"what stays comes in multiples of {max(group.multiple for group in own)}. Lower sparsity or round_to."
+            )
 
 
 def curve_of(group: Group, points: Sequence[Point], budget: Budget) -> Curve:

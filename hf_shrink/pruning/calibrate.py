@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.families import longest
 from hf_shrink.learning import check_learns
 from hf_shrink.pruning.statistics import Recorder
+
+_IGNORED = -100  # the label of what no loss counts
 
 
 def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapping[str, Tensor]]) -> None:
@@ -23,12 +26,14 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
         batches: keyword arguments of its forward; with ``labels`` where gradients are read.
 
     Raises:
-        RecipeError: gradients are needed, and a batch gives no loss.
+        RecipeError: gradients are needed, and a batch gives no loss, or in none of them a label counts.
+        NonFiniteError: a loss is NaN or infinite.
     """
+    learnt = 0
     with evaluating(model), recorder.watching(model):
         if recorder.wants_gradients:
             check_learns(model, "calibration")
-        for batch in batches:
+        for index, batch in enumerate(batches):
             inputs = {name: value.to(model.device) for name, value in batch.items()}
             if not recorder.wants_gradients:
                 with torch.no_grad():
@@ -40,9 +45,25 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
                 raise RecipeError(
                     f"calibration: no loss from a batch of {', '.join(sorted(batch))}; add labels to the batches."
                 )
+            if not _says_something(batch.get("labels")):
+                continue  # its loss is 0 / 0
+            if not bool(torch.isfinite(loss).all()):
+                raise NonFiniteError(
+                    f"calibration batch {index}: its loss is {loss.item()}; look at its labels, or at the weights."
+                )
             loss.backward()
             recorder.observe_gradients()
+            learnt += 1
     model.zero_grad(set_to_none=True)
+    if recorder.wants_gradients and not learnt:
+        raise RecipeError(
+            f"calibration: no label counts in {len(batches)} batches, all are {_IGNORED}; every gradient is 0. Pass other rows."
+        )
+
+
+def _says_something(labels: Tensor | None) -> bool:
+    """Whether a label is there that a loss would count; where labels have other names, the loss knows."""
+    return labels is None or labels.is_floating_point() or bool(labels.ne(_IGNORED).any())
 
 
 def checked_batches(calibration: Iterable[Any], model: Any) -> list[dict[str, Tensor]]:
@@ -60,17 +81,30 @@ def checked_batches(calibration: Iterable[Any], model: Any) -> list[dict[str, Te
         limits = {"input_ids": getattr(model.config, "vocab_size", None), "labels": _classes(model, batch)}
         for name, limit in limits.items():
             ids = batch.get(name)
-            if limit is not None and ids is not None and not ids.is_floating_point() and int(ids.max()) >= limit:
-                raise MismatchError(f"{where}: {name} {int(ids.max())}, but the model has {limit}, 0 to {limit - 1}.")
+            if limit is None or ids is None or ids.is_floating_point():
+                continue
+            outside = (ids >= limit) | ((ids < 0) if name == "input_ids" else (ids < 0) & (ids != _IGNORED))
+            if bool(outside.any()):
+                raise MismatchError(f"{where}: {name} {int(ids[outside][0])}, but the model has {limit}, 0 to {limit - 1}.")
+        ids, positions = batch.get("input_ids"), longest(model)
+        if ids is not None and positions is not None and ids.shape[-1] > positions:
+            raise MismatchError(
+                f"{where}: input_ids of {ids.shape[-1]} tokens, but the model has {positions} positions; truncate the texts."
+            )
         found.append(dict(batch))
     return found
 
 
 def _classes(model: Any, batch: Mapping[str, Tensor]) -> int | None:
-    """How many classes a batch's labels may name, where they are classes of samples."""
-    labels = batch.get("labels")
-    is_classifier = "Classification" in type(model).__name__
-    return int(model.config.num_labels) if labels is not None and labels.dim() == 1 and is_classifier else None
+    """How many classes, or tokens, a batch's labels may name; None where they are no such thing."""
+    labels, name = batch.get("labels"), type(model).__name__
+    if labels is None:
+        return None
+    if "Classification" in name:
+        is_class = labels.dim() == 1 or "TokenClassification" in name
+        return int(model.config.num_labels) if is_class and int(model.config.num_labels) > 1 else None
+    head = model.get_output_embeddings()
+    return None if head is None else int(head.weight.shape[0])
 
 
 @contextmanager

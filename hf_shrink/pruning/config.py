@@ -1,6 +1,7 @@
 """One entry of the ``pruning`` section."""
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_serializer, field_validator, model_validator
@@ -125,9 +126,10 @@ class PruningConfig(Config):
     @field_validator("sparsity", mode="before")
     @classmethod
     def _sparsity_is_a_fraction(cls, value: Any) -> Any:
-        if value is not None and (type(value) not in (int, float) or not 0 <= value < 1):
+        is_number = isinstance(value, Real) and not isinstance(value, bool)  # numpy's too
+        if value is not None and not (is_number and 0 <= value < 1):
             raise ValueError(f"must be a number in [0, 1), got {value!r:.60}; 0.8 removes 80 percent.")
-        return value
+        return float(value) if is_number and type(value) is not int else value
 
     @field_validator("criterion")
     @classmethod
@@ -198,9 +200,22 @@ class PruningConfig(Config):
             raise ValueError("criterion sparsegpt takes sparsity or pattern; remove allocation or threshold.")
         if "reconstruct" in self.model_fields_set and self.structure in _SPECIAL["sparsegpt"] and self.criterion != "sparsegpt":
             raise ValueError(f"reconstruct would be ignored with criterion {self.criterion}: single weights need sparsegpt.")
-        if self.criterion == "mutual_information" and self.structure in _ENTRIES:
-            raise ValueError(f"criterion mutual_information scores heads or neurons, not structure: {self.structure}.")
+        if allowed is None and "criterion" in self.model_fields_set and not isinstance(self.criterion, Recorded):
+            self._scores_what_goes()
         return self
+
+    def _scores_what_goes(self) -> None:
+        from hf_shrink.pruning.criteria import as_criterion
+        from hf_shrink.pruning.sums import GIVEN
+
+        criterion, name = as_criterion(self.criterion), own_name(self.criterion)
+        if criterion.function is None and self.structure not in _UNITS:
+            raise ValueError(f"criterion {name} scores heads or neurons, not structure: {self.structure}.")
+        if self.structure == "hidden" and {*criterion.needs} - GIVEN:
+            raise ValueError(
+                f"criterion {name} needs data, and structure: hidden is cut by weights alone; use magnitude, magnitude_l2, "
+                "random or, in Python, a function of your own."
+            )
 
     @model_validator(mode="after")
     def _one_amount(self) -> Self:

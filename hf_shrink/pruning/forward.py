@@ -40,8 +40,10 @@ class Forward:
     Outside of one ``current`` is None, as where activation checkpointing computes activations again in backward.
     """
 
-    def __init__(self, model: nn.Module, *, training_only: bool) -> None:
+    def __init__(self, model: nn.Module, *, training_only: bool, beside: Mapping[str, Any] | None = None) -> None:
+        """``beside`` holds, while the model runs, what its caller keeps to itself of a batch, as labels that it smooths."""
         self.current: Pass | None = None
+        self._beside = {} if beside is None else beside
         self._model = model
         self._training_only = training_only
         self._signature = inspect.signature(model.forward)
@@ -113,7 +115,7 @@ class Forward:
         if rows is None:
             raise RecipeError(f"{type(model).__name__}: called without a tensor; pass the batch by name.")
         self._passes += 1
-        self.current = Pass(self._passes, rows, inputs)
+        self.current = Pass(self._passes, rows, {**self._beside, **inputs})
         if inputs.get("encoder_outputs") is not None:
             self._encoded = inputs["encoder_outputs"][0]
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import NonFiniteError, RecipeError
-from hf_shrink.families import family_of, named_layers, stacks_of
+from hf_shrink.families import FAMILIES, family_of, named_layers, stacks_of
 from hf_shrink.pruning.activations import wanda
 from hf_shrink.pruning.calibrate import evaluating
 from hf_shrink.pruning.capture import Call, Stop, capture, counted, without_cache
@@ -249,6 +249,13 @@ def _targets_in(layer: str, module: nn.Module, targets: Mapping[str, LayerTarget
 
 def check_targets(model: Any, targets: Mapping[str, LayerTarget]) -> dict[str, dict[str, Projection]]:
     """The targets by layer; refuses, with a ``RecipeError``, what cannot be pruned layer by layer. Works on a model on meta."""
+    if model.config.model_type not in FAMILIES:
+        named = sorted({target.criterion for target in targets.values()})
+        raise RecipeError(
+            f"criterion {' and '.join(named)} goes layer by layer, and where the layers of model family "
+            f"{model.config.model_type!r} are is not known (known: {', '.join(sorted(FAMILIES))}).\n"
+            "Use criterion wanda with allocation: global, which scores all layers in one pass, or criterion magnitude."
+        )
     layers = named_layers(model, family_of(model, "calibration"))
     inside = {layer: _targets_in(layer, module, targets) for layer, module in layers.items()}
     modules = {name: module for found in inside.values() for name, module in found.items()}

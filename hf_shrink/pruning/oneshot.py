@@ -109,7 +109,10 @@ def check_at_once(
         if "when" in entry.model_fields_set and entry.when == "during":
             raise RecipeError(f"pruning.{index}: when: during would be ignored without training; remove it.")
         if entry.allocation == "sensitivity" and fractions is None:
-            raise RecipeError(f"pruning.{index}.allocation: sensitivity needs fractions=; a recipe measures them.")
+            raise RecipeError(
+                f"pruning.{index}.allocation: sensitivity needs fractions=, measured before: spend() of the README in Python.\n"
+                "In a recipe the entry, with when: before, is measured when it runs."
+            )
         if entry.structure == "vocabulary":
             raise RecipeError(f"pruning.{index}.structure: vocabulary cuts the tokenizer as well; a recipe does both.")
     needing = ["reconstruct" if entry.reconstruct else f"criterion {entry.criterion}" for entry in configs if needs_data(entry)]

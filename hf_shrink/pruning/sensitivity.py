@@ -72,7 +72,7 @@ def sensitivity(
         points = []
         for group in groups:
             layer, kind = _place(model, group)
-            for removed in _counts(group, asked[group.entry]):
+            for removed in counts_of(group, asked[group.entry]):
                 mask = _mask(group, scores[group.name], removed)
                 with without(group, mask):
                     quality, more = _quality(score, model, f"{group.name} without {removed}")
@@ -182,7 +182,7 @@ def _checked(fractions: Sequence[float] | Mapping[str, Sequence[float]], entry: 
     return asked
 
 
-def _counts(group: Group, fractions: Sequence[float]) -> list[int]:
+def counts_of(group: Group, fractions: Sequence[float]) -> list[int]:
     """How many entries go, rising; at least one of what stays in multiples stays."""
     entries, config = group.shape.numel(), group.config
     if config.pattern is not None:

@@ -83,6 +83,7 @@ class Recorder:
         self._watched = {item.name: item for item in watched}
         assert len(self._watched) == len(watched), "two things with one name"
         self._seed = seed
+        self._beside: dict[str, Any] = {}
         self.reset()
 
     @property
@@ -120,13 +121,22 @@ class Recorder:
             raise RecipeError(f"watching: {lost[0]} is no part of this {type(model).__name__}; make a Recorder of its modules.")
         with ExitStack() as stack:
             if self._wants(_ACTIVATIONS):
-                forward = Forward(model, training_only=training_only)
+                forward = Forward(model, training_only=training_only, beside=self._beside)
                 forward.attach(stack)
                 for item in self._watched.values():
                     if item.wanted & _ACTIVATIONS:
                         hook = partial(self._see, item, forward)
                         stack.callback(item.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             yield
+
+    @contextmanager
+    def showing(self, batch: Mapping[str, Any]) -> Iterator[None]:
+        """Inside, what the model is called without is read from ``batch``: who smooths labels keeps them from the model."""
+        self._beside.update(batch)
+        try:
+            yield
+        finally:
+            self._beside.clear()
 
     @torch.no_grad()
     def observe_gradients(self, scale: float = 1.0, *, loss_scale: float = 1.0, skip_overflow: bool = False) -> bool:

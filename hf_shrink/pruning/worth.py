@@ -33,10 +33,11 @@ def layer_scores(
     its decoder it is the sum of both.
 
     Raises:
-        RecipeError: the criterion scores no weights, or needs data that is not there.
+        RecipeError: the criterion needs data that is not there.
         NonFiniteError: a score is NaN or infinite.
     """
-    criterion = _criterion(config, entry)
+    criterion = as_criterion(config.criterion)
+    assert criterion.function is not None, "the config has checked"
     if batches is None and set(criterion.needs) - GIVEN:
         raise RecipeError(f"{entry}.criterion: {config.criterion} needs batches of data; pass calibration=[...].")
     stacks = [
@@ -62,15 +63,10 @@ def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str, 
     is scored as the matrix ``[hidden, all the rest]``. What ``lend`` leaves on meta is new, says nothing yet and is not scored.
 
     Raises:
-        RecipeError: the criterion scores no weights, or needs data.
         NonFiniteError: a score is NaN or infinite.
     """
-    criterion = _criterion(config, entry)
-    if set(criterion.needs) - GIVEN:
-        raise RecipeError(
-            f"{entry}.criterion: {config.criterion} needs data, and structure: hidden is cut by weights alone; "
-            "use magnitude, magnitude_l2, random or a function of your own."
-        )
+    criterion = as_criterion(config.criterion)
+    assert criterion.function is not None and not set(criterion.needs) - GIVEN, "the config has checked"
     totals: list[Tensor] = []
     transposed = {f"{name}.weight" for name, module in projections(model).items() if oriented(module) is not module.weight}
     for name, parameter in model.named_parameters():  # a tied one comes once
@@ -84,20 +80,10 @@ def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str, 
                 flat = matrix.flatten(1) if dim == 0 else matrix.movedim(dim, -1).flatten(0, -2)
                 along = 1 if (dim == 0) == (name in transposed) else 0
                 flat = matrix.T if name in transposed else flat
-                scores = criterion.function(flat, _key(criterion, name)).double()  # type: ignore[misc]
+                scores = criterion.function(flat, _key(criterion, name)).double()
                 totals.append(_finite(scores.sum(dim=1 - along), name, entry))
     total = torch.stack(totals).sum(dim=0)
     return total.sqrt() if criterion.combine == "norm" else total
-
-
-def _criterion(config: PruningConfig, entry: str) -> Criterion:
-    criterion = as_criterion(config.criterion)
-    if criterion.function is None:
-        raise RecipeError(
-            f"{entry}.criterion: {config.criterion} scores neurons and heads, not single weights; use another criterion "
-            f"with structure: {config.structure}."
-        )
-    return criterion
 
 
 def _mean(criterion: Criterion, layer: Mapping[str, Projection], recorder: Recorder | None, entry: str, lend: Lend) -> float:

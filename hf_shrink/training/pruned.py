@@ -1,7 +1,7 @@
 """A Trainer with masks: they follow its steps, live in its checkpoints, and become a smaller model at the end."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,11 @@ class PruningTrainer(DurableTrainer):
         """As ``Trainer.train``; ``resume_from_checkpoint=True`` takes the newest checkpoint that is whole."""
         with self._hooks:
             return super().train(*args, **kwargs)
+
+    def showing(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """Around a forward of the student: statistics read here what is kept from it of the batch, as labels to smooth."""
+        recorder = None if self.pruner is None else self.pruner.recorder
+        return nullcontext() if recorder is None else recorder.showing(batch)
 
     def with_penalty(self, loss: Tensor) -> Tensor:
         """The loss of a micro-batch and its part of the penalties."""

@@ -70,7 +70,7 @@ class TaughtTrainer(SamplingTrainer):
             words = one.words_of(inside(self.student))
         else:
             words = None if config.crosses else self._shared_words(one.models)
-            one = one.over(words) if isinstance(one, Ensemble) else one
+        one = one.over(words) if isinstance(one, Ensemble) else one
         self.distiller = Distiller(
             config,
             one,

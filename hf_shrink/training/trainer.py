@@ -114,7 +114,7 @@ class ShrinkTrainer(RoundedTrainer):
             return self.with_penalty(self.streamed(model, batch, num_items_in_batch))
         honoured = not partial or (num_items_in_batch is not None and self._is_count_honoured(inputs))
         self.loss_is_scaled_for_ga = True if partial else None
-        with self.watching(model) as attended:
+        with self.watching(model) as attended, self.showing(inputs):
             words = inputs | self.asked(model)
             loss, outputs = super().compute_loss(model, words, True, num_items_in_batch if honoured else None)
         if model.training:

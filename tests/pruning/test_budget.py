@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hf_shrink.errors import MismatchError, RecipeError
-from hf_shrink.pruning.budget import curve_of, spend
+from hf_shrink.pruning.budget import check_reach, curve_of, spend, tried
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.pieces import Group, Piece
 from hf_shrink.pruning.pruner import Pruner
@@ -201,3 +201,26 @@ def test_pruning_takes_exactly_what_was_spent(name, structure):
         assert int((~masks[own.name]).sum()) == round(fractions[own.name] * own.shape.numel())
     gone = sum((~masks[g.name]).sum() * sum(p.parameter.numel() for p in g.pieces) / g.shape.numel() for g in groups)
     assert gone >= 0.25 * sum(p.parameter.numel() for g in groups for p in g.pieces)
+
+
+@pytest.mark.parametrize("budget", ["parameters", "macs"])
+@pytest.mark.parametrize("structure", ["ffn", "heads", "unstructured"])
+def test_what_cannot_be_spent_is_known_from_shapes_as_it_is_after_measuring(structure, budget):
+    """A teacher was trained for an hour before the widths were found too coarse for what was asked for."""
+    model, refused = tiny.tiny_classifier("bert"), []
+    for sparsity in (0.5, 0.75, 0.87, 0.88, 0.9, 0.99):
+        config = PruningConfig(structure=structure, sparsity=sparsity, allocation="sensitivity", budget=budget)
+        found = sensitivity(model, config, lambda model: 0.0, fractions=tried(sparsity))
+        said = []
+        for check in (
+            lambda config=config: check_reach(model, [config]),
+            lambda found=found, config=config: spend(found, whole_groups(model, [config]), config.sparsity, budget),
+        ):
+            try:
+                check()
+                said.append(False)
+            except RecipeError:
+                said.append(True)
+        assert said[0] == said[1], sparsity
+        refused.append(said[0])
+    assert refused == {"ffn": [0, 0, 0, 1, 1, 1], "heads": [0, 0, 1, 1, 1, 1], "unstructured": [0] * 6}[structure]

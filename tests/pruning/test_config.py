@@ -1,9 +1,11 @@
 """The ``pruning`` section refuses what cannot be meant, with value and range."""
 
+import numpy as np
 import pytest
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.criteria import Criterion
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, 1.5, float("nan"), float("inf"), "0.5", True])
@@ -13,9 +15,11 @@ def test_sparsity_outside_its_range_is_refused_with_the_range(value):
         PruningConfig(sparsity=value)
 
 
-@pytest.mark.parametrize("value", [0, 0.0, 0.999, 0.5])
+@pytest.mark.parametrize("value", [0, 0.0, 0.999, 0.5, np.float64(0.5), np.float32(0.25), np.linspace(0, 0.5, 3)[1]])
 def test_sparsity_in_its_range_is_taken_as_it_is(value):
-    assert PruningConfig(sparsity=value).sparsity == value
+    """A sweep over ``np.linspace`` gives numbers of numpy, which YAML cannot write."""
+    found = PruningConfig(sparsity=value).sparsity
+    assert found == value and type(found) in (int, float)
 
 
 @pytest.mark.parametrize(("begin", "end"), [(500, 500), (501, 500), (0, 0), (0, -5)])
@@ -44,6 +48,14 @@ def test_an_empty_window_is_refused(begin, end):
         ({"threshold_in": "std"}, "threshold_in would be ignored without threshold"),
         ({"budget": "macs"}, "budget macs would be ignored with allocation: uniform"),
         ({"criterion": "mutual_information"}, "mutual_information scores heads or neurons"),
+        ({"structure": "layers", "criterion": "mutual_information"}, "mutual_information scores heads or neurons"),
+        ({"structure": "hidden", "criterion": "mutual_information"}, "mutual_information scores heads or neurons"),
+        ({"structure": "hidden", "criterion": "wanda"}, "wanda needs data, and structure: hidden is cut by weights alone"),
+        ({"structure": "hidden", "criterion": Criterion(lambda w, s: w, ("taylor",))}, "<lambda> needs data, and structure"),
+        (
+            {"structure": "block", "block": [2, 2], "criterion": Criterion(None, (), lambda s: s["key"], ("key",))},
+            "heads or neu",
+        ),
         ({"criterion": "sparsegpt", "allocation": "global"}, "sparsegpt takes sparsity or pattern"),
         ({"interval": 5, "schedule": "constant"}, "interval 5 would be ignored with schedule: constant"),
         ({"allocation": "sensitivity", "budget": "latency"}, "zeros of structure: unstructured save no time"),

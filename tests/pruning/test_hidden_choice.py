@@ -50,8 +50,6 @@ def test_the_width_is_the_nearest_multiple(family, sparsity, round_to, width):
         (cut(0.99), r"pruning\.1\.sparsity: 0\.99 removes 32 of 32 .*at least 1"),
         (cut(0.1), r"pruning\.1\.round_to: sparsity 0\.1 keeps all 32 .*multiples of 8; lower round_to"),
         (cut(0.5, round_to=32), r"keeps all 32 .*multiples of 32"),
-        (cut(0.5, criterion="taylor"), "taylor needs data, and structure: hidden"),
-        (cut(0.5, criterion="mutual_information"), "scores neurons and heads"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(config, says):

@@ -117,11 +117,6 @@ def test_a_criterion_that_reads_gradients_gets_them_from_the_batches():
         layers_to_keep(model, cut(1 / 3, "snip"), "pruning.0")
 
 
-def test_a_criterion_for_units_is_refused():
-    with pytest.raises(RecipeError, match="mutual_information scores neurons and heads"):
-        layers_to_keep(tiny.tiny_classifier(), cut(0.5, "mutual_information"), "pruning.0")
-
-
 def test_weights_that_are_not_finite_are_refused_by_name():
     """A NaN sorts somewhere: a layer would leave for no reason."""
     model = tiny.tiny_classifier()

@@ -6,10 +6,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AlbertConfig, AlbertForSequenceClassification
 
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.families import family_of, layers_of
+from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.layerwise import LayerTarget, prune_layerwise
+from hf_shrink.pruning.oneshot import prune
 from tests.pruning.test_layerwise import HALF, batches, tiny
 
 
@@ -73,3 +76,16 @@ def _all_padding(batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _wide_mask(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     return batch | {"attention_mask": torch.ones(4, 1, 12, 12, dtype=torch.bool)}
+
+
+def test_another_family_is_told_what_works_instead():
+    """`calibration: unknown, did you mean bert?` sends people to rename their model."""
+    config = AlbertConfig(
+        vocab_size=20, embedding_size=16, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64
+    )
+    model, given = AlbertForSequenceClassification(config), [{"input_ids": torch.full((2, 5), 7)}]
+    with pytest.raises(RecipeError, match=r"'albert' are is not known .*\n.*allocation: global, .* or criterion magnitude"):
+        prune(model, PruningConfig(sparsity=0.5, criterion="wanda"), given)
+    small = prune(model, PruningConfig(sparsity=0.5, criterion="wanda", allocation="global"), given)
+    zeros = sum(int((w == 0).sum()) for name, w in small.named_parameters() if "albert_layers" in name and w.dim() == 2)
+    assert zeros > 0

@@ -86,7 +86,7 @@ def test_calibration_that_the_model_cannot_take_is_said_before_anything_runs(bat
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ({"structure": "ffn", "allocation": "sensitivity"}, "sensitivity needs fractions="),
+        ({"structure": "ffn", "allocation": "sensitivity"}, "sensitivity needs fractions=, measured before: spend"),
         ({"structure": "ffn", "when": "during"}, "when: during would be ignored without training"),
     ],
 )

@@ -78,6 +78,10 @@ def test_what_was_pushed_loads_by_name_to_the_same_logits(hub: FakeHub, tmp_path
 
     pushed = json.loads(python("-m", "hf_shrink", "push", str(folder), repo, "--json", "--tag", "v1").stdout)
     assert pushed["status"] == "published" and hub.repos[repo].moves == ["main"] and hub.store_auth == []
+    looked = json.loads(python("-m", "hf_shrink", "inspect", repo, "--json").stdout)  # the first to ask for it on this machine
+    assert [part["name"] for part in looked["parts"]] == ["embeddings", "layer 0", "layer 1", "other"]
+    (snapshot,) = (tmp_path / "home/hub" / f"models--{repo.replace('/', '--')}" / "snapshots").iterdir()
+    assert {path.name for path in snapshot.iterdir()} == {"config.json", "model.safetensors"}, "what it reads, and nothing else"
     lines = python("-c", LOAD.format(plugin=plugin, repo=repo, ids=IDS)).stdout.splitlines()
     assert json.loads(lines[0]) == logits
     if plugin:

@@ -4,11 +4,15 @@ import shutil
 
 import pytest
 import torch
+from datasets import Dataset
+from transformers import DataCollatorForSeq2Seq, T5ForConditionalGeneration
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PenaltyConfig, PruningConfig
 from hf_shrink.pruning.criteria import CRITERIA
-from tests.training.runs import model_for, same, trainer_for, weights
+from hf_shrink.training.trainer import ShrinkTrainer
+from tests.tiny import tiny_config, tiny_tokenizer
+from tests.training.runs import arguments, model_for, same, trainer_for, weights
 
 NEEDING = sorted(name for name, c in CRITERIA.items() if c.needs or c.unit_needs)
 FOR_UNITS = sorted(name for name, c in CRITERIA.items() if c.unit is not None or c.function is not None)
@@ -207,3 +211,21 @@ def test_a_threshold_removes_what_is_below_it(unit, limit, tmp_path):
     kept = weight[weight != 0].abs().min()
     assert 0.1 < float((weight == 0).float().mean()) < 0.95
     assert kept > (limit if unit == "absolute" else 0.5 * float(weight.std()))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_that_the_trainer_smooths_are_still_those_of_the_statistics(smoothing, tmp_path):
+    """It takes them out of the batch: padding of a decoder would count as text, and information about labels have none."""
+    rows = [{"input_ids": [5, 6, 3], "labels": [5, 3]}, {"input_ids": [5, 6, 7, 3], "labels": [5, 6, 7, 8, 9, 10, 3]}] * 4
+    model = T5ForConditionalGeneration(tiny_config("t5"))
+    entry = PruningConfig(structure="ffn", criterion="activation_norm", sparsity=0.5, begin_step=1)
+    words = arguments(tmp_path, max_steps=2, label_smoothing_factor=smoothing)
+    collator = DataCollatorForSeq2Seq(tiny_tokenizer(), model=model)
+    trainer = ShrinkTrainer(model, words, collator, Dataset.from_list(rows), pruning=entry)
+    trainer.train()
+    counts = {name: int(v) for name, v in trainer.pruner.recorder.state_dict().items() if name.endswith("token_count")}
+    assert {n.split(".")[0]: c for n, c in counts.items()} == {"encoder": 4 * (3 + 4), "decoder": 4 * (2 + 7)}
+    entry = PruningConfig(structure="ffn", criterion="mutual_information", sparsity=0.5, begin_step=1)
+    trainer = trainer_for("bert", "classification", tmp_path, more={"pruning": entry}, label_smoothing_factor=smoothing)
+    trainer.train()
+    assert gone(trainer.student, "ffn") == 32
