@@ -225,9 +225,16 @@ def export_with_code(source: Path, folder: Path) -> WithCode:
 
 
 def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTrainedModel) -> Made:
-    """Save ``small``, load it again and compare; ``before`` is what the numbers are set against."""
-    tier = save(small, folder, tokenizer=tokenizer)
-    reload = verify(folder, small, example_inputs(small))
+    """Save ``small``, load it again and compare; ``before`` is what the numbers are set against.
+
+    ``folder`` is new or empty; nothing is left in it where anything fails.
+    """
+    try:
+        tier = save(small, folder, tokenizer=tokenizer)
+        reload = verify(folder, small, example_inputs(small))
+    except BaseException:  # whoever finds a model here may trust it
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     zeros = sum(int((p == 0).sum()) for p in small.parameters()) - sum(int((p == 0).sum()) for p in before.parameters())
     return Made(
         folder=str(folder),
