@@ -43,6 +43,7 @@ LAYERS = [
         "grids",
         "markdown",
         "stored",
+        "stock_options",
         "columns",
         "learning",
         "own_forward",
