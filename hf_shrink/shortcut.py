@@ -156,8 +156,9 @@ def quantize_model(
         ShrinkError: whatever is wrong; nothing is written then.
     """
     check_empty(folder)
-    source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
-    config = QuantizationConfig(**source.data["quantization"])
+    config = quantization_of(words)
+    if config.backend == "onnx":
+        raise RecipeError("quantize: backend: onnx makes graphs, not a model. Run: hf-shrink export MODEL FOLDER --onnx")
     model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
     bits = None
     if config.bits == "auto":
@@ -173,6 +174,12 @@ def quantize_model(
     if layers is not None and plots is not None:
         plot_histograms(histograms(layers), plots)
     return Quantized(write(small, folder, tokenizer, before=model), layers if report else None, bits)
+
+
+def quantization_of(words: Sequence[str]) -> QuantizationConfig:
+    """The section that options of the command line say, as ``KEY=VALUE`` with values in YAML."""
+    source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
+    return QuantizationConfig(**source.data["quantization"])
 
 
 def entry_of(structure: str, criterion: str, sparsity: float | None, more: Sequence[str]) -> PruningConfig:
