@@ -119,6 +119,12 @@ class ShrinkConfig(QuantizationConfigMixin):
         """Whether something is to be done while loading, beyond building what is stored."""
         return bool(self.pruning) or self.quantization is not None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for and nothing is on record: not the same as no config at all, which transformers obeys."""
+        record = (self.shapes, self.head_dim, self.bitsandbytes, self.embeddings, self.eight_bits)
+        return not self.is_asked_for and not any(record)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``config.json``; what is empty is left out."""
         data: dict[str, Any] = {"quant_method": METHOD, "format_version": FORMAT}
