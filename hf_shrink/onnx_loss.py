@@ -37,9 +37,10 @@ def loss_of(
     Raises:
         MismatchError: labels that do not belong to these outputs.
     """
-    logits, loss = outputs.get("logits"), None
+    logits = outputs.get("logits")
+    loss: Tensor | None = None
     if labels is None and start is not None and end is not None and "start_logits" in outputs:
-        loss = ForQuestionAnsweringLoss(outputs["start_logits"], outputs["end_logits"], start, end)
+        loss = ForQuestionAnsweringLoss(outputs["start_logits"], outputs["end_logits"], start, end)  # type: ignore[no-untyped-call]
     elif labels is not None and start is None and end is None and logits is not None:
         if logits.dim() == 2:
             loss = ForSequenceClassificationLoss(labels, logits, config)

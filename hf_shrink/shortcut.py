@@ -27,6 +27,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.fidelity import Fidelity, fidelity, histograms
 from hf_shrink.quantization.mixed_table import MixedPlan
 from hf_shrink.quantization.quantize import quantize_by_budget
+from hf_shrink.quantization.size import differs, predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.samples import labelled, plain, samples_of, tokenizer_of
 from hf_shrink.yaml_core import write as write_yaml
@@ -112,22 +113,29 @@ def prune_model(
 
 @dataclass(frozen=True)
 class Quantized:
-    """What ``quantize`` wrote, what it did to each layer where that was asked for, and how many bits each got."""
+    """What ``quantize`` wrote and how many bytes it should have, what it did to each layer, and how many bits each got.
+
+    The last two are None where they were not asked for.
+    """
 
     made: Made
+    predicted: int
     layers: Fidelity | None
     bits: MixedPlan | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""
         return self.made.to_json() | (
-            ({} if self.layers is None else {"layers": self.layers.to_json()})
+            {"predicted_bytes": self.predicted}
+            | ({} if self.layers is None else {"layers": self.layers.to_json()})
             | ({} if self.bits is None else {"layer_bits": self.bits.to_json()})
         )
 
     def rich(self) -> Group:
         """Tables for the terminal."""
-        return Group(self.made.rich(), *(part.rich() for part in (self.bits, self.layers) if part is not None))
+        said = f"predicted {self.predicted:,} bytes of weights, wrote {self.made.bytes[1]:,}"
+        off = [said] if differs(self.predicted, self.made.bytes[1]) else []
+        return Group(self.made.rich(), *off, *(part.rich() for part in (self.bits, self.layers) if part is not None))
 
 
 def quantize_model(
@@ -173,7 +181,8 @@ def quantize_model(
     layers = fidelity(model, small, config) if report or plots is not None else None
     if layers is not None and plots is not None:
         plot_histograms(histograms(layers), plots)
-    return Quantized(write(small, folder, tokenizer, before=model), layers if report else None, bits)
+    predicted = predicted_bytes(model, config) if bits is None else bits.measured["chosen"].bytes
+    return Quantized(write(small, folder, tokenizer, before=model), predicted, layers if report else None, bits)
 
 
 def quantization_of(words: Sequence[str]) -> QuantizationConfig:

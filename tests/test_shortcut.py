@@ -1,16 +1,22 @@
 """One-step commands where something goes wrong: nothing is left that looks like a result."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from hf_shrink import graphs, shortcut
 from hf_shrink.cli import app
 from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.graphs import export_for_onnx
+from hf_shrink.measurement.values import Measurement, Report
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.recipe import Recipe
+from hf_shrink.report import sizes
+from hf_shrink.stage_plan import StagePlan
 from tests.tiny import tiny_classifier, tiny_tokenizer
 
 
@@ -66,3 +72,39 @@ def test_an_export_takes_the_keys_of_its_section(source: str, tmp_path: Path, mo
     assert seen == [2], done.stderr
     refused = CliRunner().invoke(app, ["export", source, str(tmp_path / "out"), "--uniform", *words])
     assert refused.exit_code == 2 and "--set, --recipe and --texts belong to --onnx" in " ".join(refused.stderr.split())
+
+
+def test_a_file_of_another_size_than_predicted_is_said(source: str, tmp_path: Path):
+    """Bytes on disk are what quantising is for: a layer that quietly stayed in float is seen there first."""
+    made = shortcut.quantize_model(source, tmp_path / "out", ["bits=8"])
+    assert made.predicted == pytest.approx(made.made.bytes[1], rel=0.01) and made.to_json()["predicted_bytes"] == made.predicted
+    assert "predicted" not in printed(made)
+    less = dataclasses.replace(made, predicted=round(0.98 * made.made.bytes[1]))
+    assert f"predicted {less.predicted:,} bytes of weights, wrote {made.made.bytes[1]:,}" in printed(less)
+
+
+def printed(made: shortcut.Quantized) -> str:
+    console = Console(width=100)
+    with console.capture() as caught:
+        console.print(made.rich())
+    return caught.get()
+
+
+OFF = "quantized: the plan said 1,000 bytes of weights, 1,011 were written."
+
+
+@pytest.mark.parametrize(
+    ("quantization", "says"), [({"bits": 8}, [OFF]), ({"bits": "auto", "budget": {"bytes": 9}}, [])], ids=str
+)
+def test_a_report_says_where_a_stage_is_not_as_large_as_planned(quantization: dict[str, Any], says: list[str]):
+    """The teacher was made elsewhere, and graphs and ``bits: auto`` are estimates: only what is exact is compared."""
+    words = {"task": "text-classification", "model": "m", "output_dir": "o", "data": {"dataset": "d"}}
+    recipe = Recipe(version=1, training={"max_steps": 1}, quantization=quantization, **words)
+    plans = [("teacher", 500, ""), ("student", 1000, "stages/student"), ("quantized", 1000, "."), ("onnx", 500, "onnx")]
+    stages = [StagePlan(name, (), {}, None, size, writes) for name, size, writes in plans]
+    found = {"teacher": 2000, "student": 1009, "quantized": 1011, "onnx": 900, "floor": 3}
+    reports = [
+        Report(name=name, measurements=[Measurement(name="bytes_on_disk", value=size, unit="bytes", setting="*.safetensors")])
+        for name, size in found.items()
+    ]
+    assert sizes(recipe, stages, reports) == says
