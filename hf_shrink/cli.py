@@ -222,6 +222,9 @@ def export(
     mode: Annotated[
         Literal["dynamic", "static"] | None, typer.Option(help="--onnx: when ranges are found; dynamic while it runs.")
     ] = None,
+    set_: Annotated[
+        list[str], typer.Option("--set", metavar="KEY=VALUE", help="--onnx: another key of the section: --set float_graph=true")
+    ] = [],  # noqa: B006
     recipe: Annotated[Path | None, typer.Option(help="--mode static: calibrate on the training texts of this recipe.")] = None,
     texts: Annotated[Path | None, typer.Option(help="--mode static: calibrate on this text file, a sample a line.")] = None,
     as_json: Json = False,
@@ -229,8 +232,8 @@ def export(
     """Write a model in another form; the source stays as it is."""
     if uniform + remote_code + onnx != 1:
         raise RecipeError("export: choose one form: --uniform, --remote-code, or --onnx.")
-    if not onnx and (mode or recipe or texts):
-        raise RecipeError("export: --mode, --recipe and --texts belong to --onnx; leave them out.")
+    if not onnx and (mode or set_ or recipe or texts):
+        raise RecipeError("export: --mode, --set, --recipe and --texts belong to --onnx; leave them out.")
     parsed = _recipe(recipe, []) if recipe else None
     from hf_shrink.graphs import export_for_onnx
     from hf_shrink.loading.export import export_uniform
@@ -239,7 +242,7 @@ def export(
     with contextlib.redirect_stdout(sys.stderr):
         result: Any
         if onnx:
-            result = export_for_onnx(source, folder, mode or "dynamic", recipe=parsed, texts=texts)
+            result = export_for_onnx(source, folder, [*([f"mode={mode}"] if mode else []), *set_], recipe=parsed, texts=texts)
         else:
             result = export_uniform(source, folder) if uniform else export_with_code(source, folder)
     show(result, as_json)

@@ -10,7 +10,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from transformers.quantizers.quantizers_utils import should_convert_module
 
-from hf_shrink.errors import IntegrityError, MismatchError
+from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
+from hf_shrink.stock_options import as_stored
 
 _SCALES = {8: re.compile(r"\.SCB$"), 4: re.compile(r"\.quant_state\.bitsandbytes__\w+$")}
 """Tensors that bitsandbytes stores beside each weight of so many bits."""
@@ -51,13 +52,21 @@ def check_storage(where: str, record: Any, folder: Path) -> None:
 
 
 def check_record(where: str, folder: Path) -> None:
-    """``as_words`` of a folder's config, before transformers reads it, which fails on the same in words of its own."""
+    """Refuse a record that transformers fails on in words of its own, or believes: thresholds below 0, typos in options.
+
+    Raises:
+        IntegrityError: the record, where it is one of bitsandbytes, is not what any release writes.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return  # whoever loads it says so
-    if isinstance(config, dict):
-        as_words(where, config.get("quantization_config"))
+    record = as_words(where, config.get("quantization_config")) if isinstance(config, dict) else {}
+    if record and _method(record) == "bitsandbytes":
+        try:
+            as_stored(record, "config.json: quantization_config")
+        except RecipeError as error:
+            raise IntegrityError(f"{where}: {error}\nPut back the config.json that was saved with the weights.") from None
 
 
 def as_words(where: str, record: Any) -> Mapping[str, Any]:

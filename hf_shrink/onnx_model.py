@@ -3,6 +3,7 @@
 Together with the quantiser the only file that imports onnxruntime, and only when a graph is opened.
 """
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +23,7 @@ from transformers.utils.hub import cached_file
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError, ResourceError
 from hf_shrink.lines import first_line
+from hf_shrink.onnx_loss import loss_of
 
 FOLDER, INT8, FLOAT = "onnx", "model_quantized.onnx", "model.onnx"
 """Where ONNX Runtime's users and transformers.js look, and what they call the graphs."""
@@ -96,7 +98,7 @@ class OnnxModel(nn.Module, GenerationMixin):
         except OSError:
             generation = None
         names = config.architectures or [cls.__name__]
-        named: type[Self] = type(str(names[0]), (cls,), {})  # `pipeline` complains of classes whose names it does not know
+        named: type[Self] = _called(str(names[0]), cls)
         return named(Path(path), config, generation)
 
     @property
@@ -134,6 +136,9 @@ class OnnxModel(nn.Module, GenerationMixin):
         past_key_values: DynamicCache | None = None,
         use_cache: bool | None = None,
         return_dict: bool = True,
+        labels: Tensor | None = None,
+        start_positions: Tensor | None = None,
+        end_positions: Tensor | None = None,
     ) -> Any:
         """Run the graph.
 
@@ -142,16 +147,18 @@ class OnnxModel(nn.Module, GenerationMixin):
             attention_mask: 1 for words and 0 for padding, those of the cache first; None for no padding.
             token_type_ids: which of two texts a token belongs to; None for the first. Only for graphs that take them.
             position_ids: places of the tokens; None counts the words in the mask. Only read by graphs that take them.
-            past_key_values: the cache of an earlier call; it grows in place.
+            past_key_values: the cache of an earlier call, a ``DynamicCache``; it grows in place.
             use_cache: False leaves the cache out of the result.
             return_dict: False gives a tuple.
+            labels, start_positions, end_positions: as the model takes them; then the output has its ``loss``.
 
         Returns:
             The output that transformers has for the task, in float32.
 
         Raises:
-            MismatchError: an input that the graph does not take, or of a shape that it does not take.
+            MismatchError: an input that the graph does not take, or of a shape that it does not take; labels without a head.
         """
+        self._check(input_ids, past_key_values)
         seen = 0 if past_key_values is None else int(past_key_values.get_seq_length())
         mask = (
             attention_mask if attention_mask is not None else input_ids.new_ones(input_ids.shape[0], seen + input_ids.shape[1])
@@ -172,8 +179,28 @@ class OnnxModel(nn.Module, GenerationMixin):
         feed |= self._past(past_key_values, len(input_ids))
         found = dict(zip(self._outputs, self._run(feed), strict=True))
         cache = self._present(found, past_key_values) if self._layers and use_cache is not False else None
-        output = self._output({name: torch.from_numpy(array) for name, array in found.items() if _PRESENT not in name}, cache)
+        outputs = {name: torch.from_numpy(array) for name, array in found.items() if _PRESENT not in name}
+        if not (labels is start_positions is end_positions is None):
+            outputs["loss"] = loss_of(
+                outputs, labels, start_positions, end_positions, self.config, causal=bool(self._layers), where=self.path.name
+            )
+        output = self._output(outputs, cache)
         return output if return_dict else output.to_tuple()
+
+    def _check(self, input_ids: Tensor, cache: Any) -> None:
+        """What a graph would answer, or fail on in words of its own."""
+        if cache is not None and not isinstance(cache, DynamicCache):
+            raise MismatchError(
+                f"{self.path.name}: the graph makes its cache longer at each call; got {type(cache).__name__}.\n"
+                "Leave cache_implementation out, or pass a DynamicCache."
+            )
+        if input_ids.numel() and (least := int(input_ids.min())) < 0:  # it would count from the vocabulary's end
+            row = int((input_ids == least).nonzero()[0, 0])
+            raise MismatchError(f"{self.path.name}: input_ids: {least} in row {row}; ids of tokens are 0 or more.")
+
+    def __reduce__(self) -> Any:
+        """Copies and pickles open the file again: it has to be where it was."""
+        return _reopened, (type(self).__name__, self.path, self.config, getattr(self, "generation_config", None))
 
     def _run(self, feed: Mapping[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
         if self._threads != torch.get_num_threads():
@@ -211,7 +238,7 @@ class OnnxModel(nn.Module, GenerationMixin):
 
     def _output(self, found: dict[str, Tensor], cache: DynamicCache | None) -> Any:
         if self._layers:
-            return CausalLMOutputWithPast(logits=found["logits"], past_key_values=cache)
+            return CausalLMOutputWithPast(**found, past_key_values=cache)  # type: ignore[arg-type]
         if "start_logits" in found:
             return QuestionAnsweringModelOutput(**found)  # type: ignore[arg-type]
         return (BaseModelOutput if "last_hidden_state" in found else SequenceClassifierOutput)(**found)  # type: ignore[arg-type]
@@ -220,6 +247,17 @@ class OnnxModel(nn.Module, GenerationMixin):
 def holds_graph(folder: Path) -> bool:
     """Whether a folder is the ``onnx`` folder of an artefact: graphs, and the config above them."""
     return not (folder / "config.json").exists() and (folder / INT8).is_file()
+
+
+def _called(name: str, kind: type[Any]) -> Any:
+    """``kind`` by the name of the model: ``pipeline`` complains of classes whose names it does not know."""
+    return type(name, (kind,), {})
+
+
+def _reopened(name: str, path: Path, config: PreTrainedConfig, generation: GenerationConfig | None) -> OnnxModel:
+    """A copy; graphs do not train, so that it is in eval mode."""
+    model: OnnxModel = _called(name, OnnxModel)(path, copy.deepcopy(config), copy.deepcopy(generation))
+    return model.eval()
 
 
 def _array(tensor: Tensor | None) -> npt.NDArray[Any]:

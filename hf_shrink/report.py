@@ -1,7 +1,7 @@
 """The last stage: report, recipe and card into the artefact, from what was measured."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,19 @@ from hf_shrink.measured import Measured
 from hf_shrink.measurement.measures import rows
 from hf_shrink.measurement.remarks import remarks
 from hf_shrink.measurement.reports import NAME
+from hf_shrink.measurement.values import Report
 from hf_shrink.models.load import config_of
 from hf_shrink.models.reference import resolve
 from hf_shrink.onnx_model import FOLDER
 from hf_shrink.plan import Prepared
 from hf_shrink.publishing.readme import set_aside, write_card
 from hf_shrink.publishing.selection import CARD
+from hf_shrink.quantization.config import entry_for
+from hf_shrink.quantization.size import differs
 from hf_shrink.quiet import say
 from hf_shrink.recipe import Recipe
 from hf_shrink.rehearsal import rehearse
+from hf_shrink.stage_plan import StagePlan
 from hf_shrink.workspace import Workspace
 
 RECIPE = "hf_shrink_recipe.yaml"
@@ -96,7 +100,11 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         "better": {
             m.name: row.better for r in reports for m in r.measurements if (row := known.get(m.name)) is not None and row.hub
         },
-        "remarks": [*remarks(reports, baseline=measured.baseline), *prepared.splits.format.notes(prepared.tokenizer)],
+        "remarks": [
+            *remarks(reports, baseline=measured.baseline),
+            *sizes(recipe, prepared.plan.stages, reports),
+            *prepared.splits.format.notes(prepared.tokenizer),
+        ],
         **({"layer_bits": final["layer_bits"]} if "layer_bits" in final else {}),
         **({"recovery": final["recovery"]} if "recovery" in final else {}),
         **({"onnx": dict(graphs)} if graphs else {}),
@@ -110,6 +118,22 @@ def _report(recipe: Recipe, prepared: Prepared, work: Workspace, measured: Measu
         "wall_time_s": round(trained + measured.seconds, 1),
         "seed": recipe.seed,
     }
+
+
+def sizes(recipe: Recipe, stages: Sequence[StagePlan], reports: Sequence[Report]) -> list[str]:
+    """A sentence for each stage whose file is not as large as the plan said, by more than a hundredth.
+
+    A graph's nodes and what ``bits: auto`` comes to are estimates in the plan, and not compared.
+    """
+    stored = entry_for("bitsandbytes", recipe.quantization)
+    estimates = {FOLDER, *(("quantized", "recovered") if stored is not None and stored.bits == "auto" else ())}
+    planned = {s.name: s.bytes for s in stages if s.writes and s.bytes is not None and s.name not in estimates}
+    written = {report.name: m.value for report in reports for m in report.measurements if m.name == "bytes_on_disk"}
+    return [
+        f"{name}: the plan said {planned[name]:,} bytes of weights, {size:,.0f} were written."
+        for name, size in written.items()
+        if name in planned and differs(planned[name], size)
+    ]
 
 
 def _positions(folder: Path) -> dict[str, int]:

@@ -28,6 +28,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.fidelity import Fidelity, fidelity, histograms
 from hf_shrink.quantization.mixed_table import MixedPlan
 from hf_shrink.quantization.quantize import quantize_by_budget
+from hf_shrink.quantization.size import differs, predicted_bytes
 from hf_shrink.recipe import Recipe
 from hf_shrink.samples import labelled, plain, samples_of, tokenizer_of
 from hf_shrink.yaml_core import write as write_yaml
@@ -113,22 +114,29 @@ def prune_model(
 
 @dataclass(frozen=True)
 class Quantized:
-    """What ``quantize`` wrote, what it did to each layer where that was asked for, and how many bits each got."""
+    """What ``quantize`` wrote and how many bytes it should have, what it did to each layer, and how many bits each got.
+
+    The last two are None where they were not asked for.
+    """
 
     made: Made
+    predicted: int
     layers: Fidelity | None
     bits: MixedPlan | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, for ``--json``."""
         return self.made.to_json() | (
-            ({} if self.layers is None else {"layers": self.layers.to_json()})
+            {"predicted_bytes": self.predicted}
+            | ({} if self.layers is None else {"layers": self.layers.to_json()})
             | ({} if self.bits is None else {"layer_bits": self.bits.to_json()})
         )
 
     def rich(self) -> Group:
         """Tables for the terminal."""
-        return Group(self.made.rich(), *(part.rich() for part in (self.bits, self.layers) if part is not None))
+        said = f"predicted {self.predicted:,} bytes of weights, wrote {self.made.bytes[1]:,}"
+        off = [said] if differs(self.predicted, self.made.bytes[1]) else []
+        return Group(self.made.rich(), *off, *(part.rich() for part in (self.bits, self.layers) if part is not None))
 
 
 def quantize_model(
@@ -157,8 +165,9 @@ def quantize_model(
         ShrinkError: whatever is wrong; nothing is written then.
     """
     check_empty(folder)
-    source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
-    config = QuantizationConfig(**source.data["quantization"])
+    config = quantization_of(words)
+    if config.backend == "onnx":
+        raise RecipeError("quantize: backend: onnx makes graphs, not a model. Run: hf-shrink export MODEL FOLDER --onnx")
     model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
     bits = None
     if config.bits == "auto":
@@ -173,7 +182,14 @@ def quantize_model(
     layers = fidelity(model, small, config) if report or plots is not None else None
     if layers is not None and plots is not None:
         plot_histograms(histograms(layers), plots)
-    return Quantized(write(small, folder, tokenizer, before=model), layers if report else None, bits)
+    predicted = predicted_bytes(model, config) if bits is None else bits.measured["chosen"].bytes
+    return Quantized(write(small, folder, tokenizer, before=model), predicted, layers if report else None, bits)
+
+
+def quantization_of(words: Sequence[str]) -> QuantizationConfig:
+    """The section that options of the command line say, as ``KEY=VALUE`` with values in YAML."""
+    source = apply(parse("quantization: {}", name="options"), [f"quantization.{word}" for word in words])
+    return QuantizationConfig(**source.data["quantization"])
 
 
 def entry_of(structure: str, criterion: str, sparsity: float | None, more: Sequence[str]) -> PruningConfig:
@@ -231,9 +247,16 @@ def export_with_code(source: Path, folder: Path) -> WithCode:
 
 
 def write(small: PreTrainedModel, folder: Path, tokenizer: Any, *, before: PreTrainedModel) -> Made:
-    """Save ``small``, load it again and compare; ``before`` is what the numbers are set against."""
-    tier = save(small, folder, tokenizer=tokenizer)
-    reload = verify(folder, small, example_inputs(small))
+    """Save ``small``, load it again and compare; ``before`` is what the numbers are set against.
+
+    ``folder`` is new or empty; nothing is left in it where anything fails.
+    """
+    try:
+        tier = save(small, folder, tokenizer=tokenizer)
+        reload = verify(folder, small, example_inputs(small))
+    except BaseException:  # whoever finds a model here may trust it
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     zeros = sum(int((p == 0).sum()) for p in small.parameters()) - sum(int((p == 0).sum()) for p in before.parameters())
     return Made(
         folder=str(folder),

@@ -4,6 +4,7 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -26,7 +27,19 @@ RecipeFile = Annotated[
 ]
 Overrides = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Change one key: --set training.max_steps=50")]
 
-_RESOURCE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOMEM, errno.EMFILE}
+_RESOURCE_ERRNOS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.EFBIG,
+}
+_ERRNO_IN_WORDS = re.compile(r"\(os error (\d+)\)")
+"""How safetensors says what the system said."""
 _RESOURCE_WORDS = ("out of memory", "can't allocate memory", "No space left on device", "file write failed")
 
 
@@ -60,6 +73,8 @@ def _is_resource(error: Exception) -> bool:
     """Whether the machine or the network lacks something, rather than the recipe or this program."""
     if isinstance(error, OSError):
         return error.errno in _RESOURCE_ERRNOS or isinstance(error, ConnectionError | TimeoutError)
+    if found := _ERRNO_IN_WORDS.search(str(error)):
+        return int(found[1]) in _RESOURCE_ERRNOS
     return any(words in str(error) for words in _RESOURCE_WORDS)
 
 

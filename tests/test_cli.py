@@ -219,6 +219,8 @@ def test_too_small_a_disk_exits_with_4_before_the_first_step(own: Path, monkeypa
         (ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"), 4),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"), 4),
         (RuntimeError("I/O error: No space left on device (os error 28)"), 4),
+        (RuntimeError("Error while serializing: I/O error: File too large (os error 27)"), 4),
+        (RuntimeError("Error while reading: I/O error: No such file or directory (os error 2)"), 1),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"), 1),
         (RuntimeError("two\nlines"), 1),
         (KeyError(), 1),

@@ -79,7 +79,10 @@ def _places(files: Sequence[str], model: Any, expected: dict[str, Any]) -> dict[
     found = {}
     for path in files:
         if not path.endswith(".safetensors"):
-            raise RecipeError(f"{Path(path).name}: other formats than safetensors can run code; not pruned while loading.")
+            raise RecipeError(
+                f"{Path(path).name}: while loading, only safetensors are pruned and quantised; others can run code.\n"
+                "Load it without quantization_config and save_pretrained() it; the folder that makes can be loaded so."
+            )
         for key, shape in _headers(path):
             name, converted = rename_source_key(key, renamings, converters, model.base_model_prefix, expected)
             if converted is not None:

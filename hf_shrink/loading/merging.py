@@ -5,8 +5,9 @@ from typing import Any
 from transformers.utils.quantization_config import BitsAndBytesConfig
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig, as_stored, refuse_embeddings
+from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig, refuse_embeddings
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.stock_options import as_stored
 
 _SAME = ("quant_type", "double_quant", "compute_dtype", "threshold")
 

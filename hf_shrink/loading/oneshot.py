@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedModel
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.loading.quantizer import ShrinkQuantizer
 from hf_shrink.loading.save import record_shapes, write_embeddings
 from hf_shrink.loading.shrink_config import ShrinkConfig
@@ -12,6 +14,7 @@ from hf_shrink.pruning import oneshot
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization import quantize as quantization
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.targets import projections
 
 
 def prune(
@@ -38,6 +41,7 @@ def prune(
         MismatchError: a model that is quantised already or carries an adapter.
         NonFiniteError: a weight is NaN or infinite.
     """
+    _check_model("prune", model)
     return recorded(oneshot.prune(model, config, calibration, fractions))
 
 
@@ -56,12 +60,27 @@ def quantize(
             measured on them.
 
     Raises:
-        RecipeError: quantised already, nothing is left to quantise, a calibration that is missing or that nobody reads, or a
-            budget that nothing meets.
+        RecipeError: no ``QuantizationConfig``, quantised already, nothing is left to quantise, a calibration that is missing or
+            that nobody reads, or a budget that nothing meets.
+        MismatchError: no transformers model, or one whose weights are computed from others, as by torch.nn.utils.prune.
         NonFiniteError: a weight is NaN or infinite, or too large for the new precision.
         ResourceError: bitsandbytes is missing.
     """
+    if not isinstance(config, QuantizationConfig):
+        raise RecipeError(f"quantize: config must be a QuantizationConfig, as QuantizationConfig(bits=8); got {config!r:.60}.")
+    _check_model("quantize", model)
     return recorded(quantization.quantize(model, config, calibration))
+
+
+def _check_model(what: str, model: Any) -> None:
+    """Refuse what would fail further down, in other people's words."""
+    if not isinstance(model, nn.Module) or not isinstance(getattr(model, "config", None), PreTrainedConfig):
+        raise MismatchError(f"{what}: expected a transformers PreTrainedModel, got {type(model).__name__}.")
+    if odd := [name for name, layer in projections(model).items() if "weight" not in layer._parameters]:
+        raise MismatchError(
+            f"{what}: the weight of {odd[0]} is computed from other parameters, in {len(odd)} layers in all.\n"
+            "Make it a weight again: torch.nn.utils.prune.remove(module, 'weight'), or parametrize.remove_parametrizations."
+        )
 
 
 def recorded(model: PreTrainedModel) -> PreTrainedModel:

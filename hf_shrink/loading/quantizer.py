@@ -12,7 +12,7 @@ from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING, AUTO_
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import BitsAndBytesConfig
 
-from hf_shrink.errors import ResourceError
+from hf_shrink.errors import RecipeError, ResourceError
 from hf_shrink.loading.mixed import MixedQuantizer
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig, refuse_embeddings
 
@@ -29,6 +29,8 @@ class ShrinkQuantizer(HfQuantizer):
         super().__init__(quantization_config, **kwargs)
         if not self.pre_quantized and quantization_config.embeddings is not None:
             refuse_embeddings(quantization_config.embeddings)
+        if not self.pre_quantized and quantization_config.is_empty:
+            raise RecipeError("ShrinkConfig: asks for nothing; give it pruning or quantization, or load without it.")
         self.inner: Any = None  # an HfQuantizer, where the model is quantised as well
         self.stream: Any = None  # where something is done while loading
         if quantization_config.is_asked_for:

@@ -4,16 +4,18 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from peft import PeftModel
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.adapters import CONFIG, FOLDER, WEIGHTS
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
+from hf_shrink.lines import first_line
 from hf_shrink.loading.align import align
 from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.quantizer import ShrinkQuantizer
@@ -191,6 +193,7 @@ def _stored_config(model: PreTrainedModel) -> Iterator[Tier]:
 @contextmanager
 def fresh_folder(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder``; what is in it at the end is synced and moved into ``folder``, a file at a time."""
+    new, done = not folder.exists(), False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -207,7 +210,15 @@ def fresh_folder(folder: Path) -> Iterator[Path]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (fresh / name).replace(folder / name)
         sync(folder)
+        done = True
     except OSError as error:
         raise ResourceError(f"{folder.name}: not saved ({error.strerror or error}). Free some space and try again.") from error
+    except SafetensorError as error:
+        if "os error" not in str(error):
+            raise
+        raise ResourceError(f"{folder.name}: not saved ({first_line(error)}). Free some space and try again.") from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+        if new and not done:
+            with suppress(OSError):  # it holds something by now
+                folder.rmdir()

@@ -4,17 +4,15 @@ In ``config.json`` it has ``quant_method: hf_shrink``, and stands there only whe
 """
 
 import copy
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-import torch
-from transformers.utils.quantization_config import BitsAndBytesConfig, QuantizationConfigMixin
+from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.lines import first_line
 from hf_shrink.pruning.config import PruningConfig, fit_for_bits
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.stock_options import THRESHOLDS, as_stored, is_threshold
 from hf_shrink.tables import nearest
 
 C = TypeVar("C", PruningConfig, QuantizationConfig)
@@ -121,6 +119,12 @@ class ShrinkConfig(QuantizationConfigMixin):
         """Whether something is to be done while loading, beyond building what is stored."""
         return bool(self.pruning) or self.quantization is not None
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is asked for and nothing is on record: not the same as no config at all, which transformers obeys."""
+        record = (self.shapes, self.head_dim, self.bitsandbytes, self.embeddings, self.eight_bits)
+        return not self.is_asked_for and not any(record)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for ``config.json``; what is empty is left out."""
         data: dict[str, Any] = {"quant_method": METHOD, "format_version": FORMAT}
@@ -159,8 +163,8 @@ def _eight_bits(given: Any, four: Mapping[str, Any] | None) -> dict[str, Any]:
     layers, threshold = given["layers"], given["threshold"]
     if not isinstance(layers, list | tuple) or not layers or {*map(type, layers)} != {str}:
         raise RecipeError(f"ShrinkConfig: eight_bits.layers must be names, one or more; got {layers!r:.60}.")
-    if not _VALUES["llm_int8_threshold"](threshold):
-        raise RecipeError(f"ShrinkConfig: eight_bits.threshold {threshold!r:.60}; allowed: {_ALLOWED['llm_int8_threshold']}.")
+    if not is_threshold(threshold):
+        raise RecipeError(f"ShrinkConfig: eight_bits.threshold {threshold!r:.60}; allowed: {THRESHOLDS}.")
     if not (four or {}).get("load_in_4bit"):
         raise RecipeError("ShrinkConfig: eight_bits stands beside bitsandbytes with load_in_4bit, and there is none.")
     return {"layers": list(layers), "threshold": threshold}
@@ -194,52 +198,3 @@ def _shape(path: str, shape: Any) -> tuple[int, int]:
     ):
         return shape[0], shape[1]
     raise RecipeError(f"ShrinkConfig: shapes[{path!r}] must be two whole numbers above 0, in and out; got {shape!r}.")
-
-
-def as_stored(options: Any, where: str) -> dict[str, Any]:
-    """Options of a ``BitsAndBytesConfig``, checked, as a dict; ``where`` they stand, for the error.
-
-    transformers ignores options it does not know: a typo in ``nf4`` options would load another format.
-
-    Raises:
-        RecipeError: unknown options, or values that bitsandbytes cannot mean.
-    """
-    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
-        raise RecipeError(f"{where}: must be a dict of BitsAndBytesConfig's options; got {options!r:.60}.")
-    known = BitsAndBytesConfig(load_in_8bit=True).to_dict().keys()  # type: ignore[no-untyped-call]
-    if strange := sorted(set(options) - known):
-        raise RecipeError(f"{where}: unknown option {strange[0]!r:.60}.{nearest(strange[0], known)}")
-    for key, allowed in _VALUES.items():
-        if key in options and not allowed(options[key]):
-            raise RecipeError(f"{where}: {key} {options[key]!r:.60}; allowed: {_ALLOWED[key]}.")
-    if bool(options.get("load_in_8bit")) == bool(options.get("load_in_4bit")):
-        raise RecipeError(f"{where}: needs one of load_in_8bit and load_in_4bit.")
-    try:
-        BitsAndBytesConfig(**options)  # type: ignore[no-untyped-call]
-    except (TypeError, ValueError, AttributeError) as error:
-        raise RecipeError(f"{where}: {first_line(error)}") from None
-    return dict(options)
-
-
-def _is_name(*names: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str | torch.dtype) and str(value).removeprefix("torch.") in names
-
-
-_FLOATS = ("float32", "bfloat16", "float16")
-_VALUES: Mapping[str, Callable[[Any], bool]] = {
-    "quant_method": lambda value: getattr(value, "value", value) == "bitsandbytes",
-    "bnb_4bit_quant_type": lambda value: value in ("nf4", "fp4"),
-    "bnb_4bit_compute_dtype": lambda value: value is None or _is_name(*_FLOATS)(value),
-    "bnb_4bit_quant_storage": lambda value: value is None or _is_name("uint8", *_FLOATS)(value),
-    "llm_int8_threshold": lambda value: type(value) is float and 0 <= value < math.inf,
-    "llm_int8_skip_modules": lambda value: value is None or (isinstance(value, list) and {*map(type, value)} <= {str}),
-}
-"""transformers takes any string and any number, and fails at the first forward pass, or never."""
-_ALLOWED = {
-    "quant_method": "bitsandbytes",
-    "bnb_4bit_quant_type": "nf4, fp4",
-    "bnb_4bit_compute_dtype": ", ".join(_FLOATS),
-    "bnb_4bit_quant_storage": "uint8, float32, bfloat16, float16",
-    "llm_int8_threshold": "a number of type float, 0 or more",
-    "llm_int8_skip_modules": "a list of names",
-}

@@ -82,6 +82,7 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
 
     Raises:
         MismatchError: transformers cannot load the folder.
+        ResourceError: a package is missing.
         NonFiniteError: a weight is NaN or infinite.
     """
     import transformers
@@ -115,7 +116,9 @@ def explained(where: str) -> Iterator[None]:
         raise
     except MemoryError as error:
         raise ResourceError(f"{where}: not enough memory. Use a smaller batch.") from error
-    except (ValueError, RuntimeError, IndexError, KeyError, TypeError, AssertionError, OSError, ImportError) as error:
+    except ImportError as error:
+        raise ResourceError(f"{where}: a package is missing: {first_line(error)}") from error
+    except (ValueError, RuntimeError, IndexError, KeyError, TypeError, AssertionError, OSError) as error:
         line = first_line(error)
         kind = ResourceError if "alloc" in line else MismatchError
         raise kind(f"{where}: {line}") from error

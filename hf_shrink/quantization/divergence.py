@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import NonFiniteError, RecipeError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.lines import few, first_line
 
 _NUMBERS = 2**25
 """Of the reference's answers at most so many are kept, 128 MiB: with a large vocabulary fewer positions are compared."""
@@ -27,6 +28,7 @@ class Divergence:
 
     Raises:
         RecipeError: no batch, or a model whose answers are no distributions.
+        MismatchError: a batch that it does not take.
         NonFiniteError: its answers are NaN or infinite.
     """
 
@@ -61,7 +63,13 @@ class Divergence:
 
 
 def _log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor], room: int) -> Tensor:
-    outputs: Any = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    try:
+        outputs: Any = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+    except (TypeError, ValueError, IndexError) as error:
+        raise MismatchError(
+            f"calibration: {type(model).__name__} does not take a batch of {few(batch)}: {first_line(error)}\n"
+            "Give the keyword arguments of its forward pass."
+        ) from error
     if "start_logits" in outputs:
         return torch.cat([F.log_softmax(outputs[name].float(), dim=-1) for name in ("start_logits", "end_logits")])
     logits = outputs.get("logits")

@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -14,6 +13,7 @@ from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.embeddings import embedding_tensors, tables
+from hf_shrink.quantization.fidelity_table import FidelityTable
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.targets import oriented, projections
 
@@ -59,14 +59,9 @@ class Fidelity:
         """Plain data, for ``--json``."""
         return [asdict(layer) for layer in self.layers]
 
-    def rich(self) -> Table:
-        """A table for the terminal."""
-        table = Table("layer", "scheme", "mean", "deviation", f"beyond {SIGMAS} sigma", "MSE", "SQNR (dB)", "bytes")
-        for layer in self.layers:
-            sqnr = "exact" if layer.sqnr is None else f"{layer.sqnr:.1f}"
-            numbers = (f"{layer.mean:.2e}", f"{layer.deviation:.2e}", f"{layer.outliers:,}", f"{layer.mse:.2e}", sqnr)
-            table.add_row(layer.name, layer.scheme, *numbers, f"{layer.bytes[0]:,} -> {layer.bytes[1]:,}")
-        return table
+    def rich(self) -> FidelityTable:
+        """For the terminal."""
+        return FidelityTable(self.layers)
 
 
 def fidelity(model: PreTrainedModel, small: PreTrainedModel, config: QuantizationConfig) -> Fidelity:
@@ -89,7 +84,8 @@ def fidelity(model: PreTrainedModel, small: PreTrainedModel, config: Quantizatio
             found.append(_layer(name, _scheme(words), weight, backend.restored(small.get_submodule(name)), size, layer.weight))
         else:
             kept = projections(small)[name]
-            reason = plan.kept.get(name, "left in float by its budget" if config.bits == "auto" else "cast")
+            cast = "as it was" if kept.weight.dtype == layer.weight.dtype else "cast"
+            reason = plan.kept.get(name, "left in float by its budget" if config.bits == "auto" else cast)
             how = f"{str(kept.weight.dtype).removeprefix('torch.')} ({reason})"
             size = kept.weight.numel() * kept.weight.element_size()
             found.append(_layer(name, how, weight, oriented(kept).detach(), size, layer.weight))

@@ -18,6 +18,15 @@ from hf_shrink.targets import features, projections
 _NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int8: "I8", torch.uint8: "U8"}
 
 
+OFF = 0.01
+"""Part of a file's size by which a prediction may be off before it is worth a sentence."""
+
+
+def differs(predicted: int, written: float) -> bool:
+    """Whether a file is not as large as was said."""
+    return abs(predicted - written) > OFF * written
+
+
 def predicted_bytes(model: PreTrainedModel, config: QuantizationConfig | None) -> int:
     """Bytes of the weights file that saving ``model`` writes after ``quantize(model, config)``.
 

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
+from torch.nn.utils.prune import l1_unstructured
 from transformers import AutoModelForSequenceClassification
 
 from hf_shrink import PruningConfig, QuantizationConfig, prune, quantize
+from hf_shrink.errors import MismatchError, RecipeError
 from tests.loading.odd import logits
 from tests.tiny import tiny_classifier
 
@@ -36,3 +40,46 @@ def test_widths_that_become_one_again_need_no_record():
     narrow = prune(tiny_classifier(ffn=64), ONE_LAYER)
     even = prune(narrow, PruningConfig(structure="ffn", sparsity=0.5, target_modules=["layer.0.intermediate.dense"]))
     assert even.config.intermediate_size == 32 and not hasattr(even.config, "quantization_config")
+
+
+@pytest.mark.parametrize("config", [{"bits": 8}, None, 8], ids=str)
+def test_what_is_no_config_is_named_with_one_that_is(config):
+    """An AttributeError about a dict sends people to our bug tracker."""
+    with pytest.raises(RecipeError, match=r"must be a QuantizationConfig, as QuantizationConfig\(bits=8\); got"):
+        quantize(tiny_classifier(), config)
+
+
+@pytest.mark.parametrize("how", ["prune", "parametrize"])
+def test_weights_that_are_computed_from_others_are_refused_with_the_way_out(how):
+    """RELIABILITY B30, in memory: an AttributeError, or a copy in which the masks no longer act."""
+    model = tiny_classifier(hidden=64, ffn=128)
+    layer = model.bert.encoder.layer[1].output.dense
+    if how == "prune":
+        l1_unstructured(layer, "weight", 0.5)
+    else:
+        register_parametrization(layer, "weight", nn.Identity())
+    for step in (
+        lambda: quantize(model, QuantizationConfig(bits=8)),
+        lambda: prune(model, PruningConfig(structure="ffn", sparsity=0.5)),
+    ):
+        with pytest.raises(MismatchError, match=r"layer\.1\.output\.dense is computed .* in 1 layers") as raised:
+            step()
+        assert "prune.remove(module, 'weight')" in str(raised.value)
+
+
+def test_what_is_no_transformers_model_is_refused():
+    for step in (
+        lambda: quantize(nn.Linear(64, 64), QuantizationConfig(bits=8)),
+        lambda: prune(nn.Linear(64, 64), PruningConfig(structure="ffn", sparsity=0.5)),
+    ):
+        with pytest.raises(MismatchError, match="expected a transformers PreTrainedModel, got Linear"):
+            step()
+
+
+def test_calibration_that_the_model_does_not_take_is_named():
+    config = QuantizationConfig(bits="auto", budget={"bits_per_weight": 9.0})
+    says = r"calibration: BertForSequenceClassification does not take a batch of words: .*\n.*keyword arguments"
+    with pytest.raises(MismatchError, match=says):
+        quantize(tiny_classifier(hidden=64, ffn=128), config, [{"words": torch.zeros(1, 3, dtype=torch.long)}])
+    with pytest.raises(MismatchError, match="batch of attention_mask"):
+        quantize(tiny_classifier(hidden=64, ffn=128), config, [{"attention_mask": torch.ones(1, 3, dtype=torch.long)}])

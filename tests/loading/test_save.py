@@ -1,6 +1,7 @@
 """Saving: the lowest tier, a folder that loads, a model that stays as it was."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -150,6 +151,18 @@ def test_a_failing_save_leaves_what_was_there_and_nothing_else(tmp_path: Path, m
         save(model, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_a_resource_error_and_leaves_no_folder(tmp_path: Path):
+    """safetensors has an error of its own for it, which came out raw, and the empty folder looked like a result."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(ResourceError, match=r"out: not saved \(.*os error 27\)\). Free some space"):
+            save(tiny_classifier(hidden=64, ffn=128), tmp_path / "out")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_is_a_resource_error(tmp_path: Path):

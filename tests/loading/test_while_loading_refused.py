@@ -3,6 +3,7 @@ damaged weights, and a load that fails after it has taken the memory."""
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     BitsAndBytesConfig,
@@ -11,6 +12,7 @@ from transformers import (
 from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, ShrinkError, prune
 from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError, ResourceError
 from tests.loading.asked import FFN, STORED, load
+from tests.tiny import tiny_classifier
 
 
 @pytest.mark.parametrize(
@@ -141,3 +143,25 @@ def test_b36_no_bitsandbytes_says_how_to_get_it(folders, monkeypatch):
 def test_errors_are_of_the_one_kind():
     for kind in (IntegrityError, MismatchError, NonFiniteError, RecipeError, ResourceError):
         assert issubclass(kind, ShrinkError)
+
+
+def test_a_config_that_asks_for_nothing_is_refused(tmp_path):
+    """It did nothing, and what was saved afterwards needed hf_shrink for that."""
+    tiny_classifier().save_pretrained(tmp_path)
+    with pytest.raises(RecipeError, match="asks for nothing; give it pruning or quantization"):
+        load(tmp_path, ShrinkConfig())
+
+
+@pytest.mark.parametrize("name", ["shapes", "int8"])
+def test_a_config_that_asks_for_nothing_leaves_what_a_folder_says(name, stored):
+    load(stored[name], ShrinkConfig())
+
+
+@pytest.mark.parametrize("given", [{"pruning": [FFN]}, {"quantization": {"bits": 8}}], ids=str)
+def test_pickled_weights_are_refused_with_the_way_out(given, tmp_path):
+    tiny_classifier(hidden=64, ffn=128).save_pretrained(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(RecipeError, match=r"pytorch_model\.bin: .* others can run code") as raised:
+        load(tmp_path, ShrinkConfig(**given))
+    assert "save_pretrained()" in str(raised.value)

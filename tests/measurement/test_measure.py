@@ -7,14 +7,14 @@ import platform
 import pytest
 import torch
 
-from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError, ShrinkError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError, ResourceError, ShrinkError
 from hf_shrink.measurement import measures
 from hf_shrink.measurement.config import EnergyConfig, MeasurementConfig
 from hf_shrink.measurement.environment import environment
 from hf_shrink.measurement.measure import measure, measure_all
 from hf_shrink.measurement.measures import MEASURES, Measure, Row, each, rows
 from hf_shrink.measurement.predictions import Predictions
-from hf_shrink.measurement.subjects import Subject
+from hf_shrink.measurement.subjects import Subject, explained
 from hf_shrink.measurement.values import Measurement
 from tests.measurement.quantised import quantised
 from tests.tiny import colour_tokens, tiny_classifier, tiny_tokenizer
@@ -166,3 +166,9 @@ def test_a_folder_s_own_code_is_neither_run_nor_asked_about(tmp_path, monkeypatc
     with pytest.raises(ShrinkError):
         measure(tmp_path, config=CONFIG)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_missing_package_is_not_a_model_that_does_not_fit():
+    """RELIABILITY B36: the exit code told scripts that the folder is wrong, where bitsandbytes was."""
+    with pytest.raises(ResourceError, match=r"loading out: a package is missing: .*bitsandbytes"), explained("loading out"):
+        raise ImportError("Using `bitsandbytes` 4-bit quantization requires bitsandbytes")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
-from hf_shrink import PruningConfig, QuantizationConfig, ShrinkError, prune, quantize
+from hf_shrink import PruningConfig, QuantizationConfig, ShrinkError, measure, prune, quantize
 from hf_shrink.cli import app
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.inspection import inspect_model
@@ -122,3 +122,40 @@ def test_a_config_that_skips_every_layer_says_nothing_false(tmp_path: Path):
         else:
             with pytest.raises(MismatchError, match="without scales"):
                 load_model(str(folder))
+
+
+BAD: dict[str, tuple[int, dict[str, object], str]] = {
+    "threshold below 0": (8, {"llm_int8_threshold": -1.0}, "llm_int8_threshold -1.0; allowed: a number of type float, 0 or"),
+    "threshold NaN": (8, {"llm_int8_threshold": float("nan")}, "llm_int8_threshold nan; allowed"),
+    "threshold 6": (8, {"llm_int8_threshold": 6}, "llm_int8_threshold 6; allowed"),
+    "switch 1": (8, {"load_in_8bit": 1}, "load_in_8bit must be a boolean"),
+    "typo": (4, {"bnb_4bit_quant_typ": "nf4"}, "unknown option 'bnb_4bit_quant_typ'. Did you mean 'bnb_4bit_quant_type'?"),
+    "type": (4, {"bnb_4bit_quant_type": "zz9"}, "bnb_4bit_quant_type 'zz9'; allowed: nf4, fp4"),
+    "dtype of whole numbers": (4, {"bnb_4bit_compute_dtype": "int8"}, "'int8'; allowed: float32, bfloat16, float16"),
+    "dtype that is none": (4, {"bnb_4bit_compute_dtype": "__class__"}, "'__class__'; allowed: float32, bfloat16, float16"),
+    "8 and 4": (4, {"load_in_8bit": True}, "needs one of load_in_8bit and load_in_4bit"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_options_that_bitsandbytes_cannot_mean_are_refused_in_a_stored_folder(case: str, tmp_path: Path):
+    """RELIABILITY B33: transformers believes a threshold of -1 and drops a misspelt option, so that nf4 is read as fp4."""
+    bits, options, says = BAD[case]
+    folder = folder_of(tmp_path, bits)
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] |= options
+    (folder / "config.json").write_text(json.dumps(config))
+    for load in (load_model, lambda name: load_for("text-classification", name, new_head=False), measure):
+        with pytest.raises(IntegrityError, match=r"Put back the config\.json") as raised:
+            load(str(folder))
+        assert says in str(raised.value) and len(str(raised.value).splitlines()) <= 3
+
+
+def test_options_of_older_releases_still_load(tmp_path: Path):
+    """The Hub is full of such folders; strictness must not shut them out."""
+    folder = folder_of(tmp_path, 8)
+    config = json.loads((folder / "config.json").read_text())
+    old = {"_load_in_4bit": False, "_load_in_8bit": True, "bnb_4bit_quant_storage": "uint8", "llm_int8_threshold": 6.0}
+    config["quantization_config"] = {**old, "load_in_8bit": True, "load_in_4bit": False, "quant_method": "bitsandbytes"}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert load_model(str(folder)).config.num_labels == 3
