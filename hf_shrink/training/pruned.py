@@ -1,5 +1,7 @@
 """A Trainer with masks: they follow its steps, live in its checkpoints, and become a smaller model at the end."""
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import recorded
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.moments import carried
@@ -23,6 +26,9 @@ from hf_shrink.training.durable import DurableTrainer
 
 MASKS_NAME = "pruning_masks.safetensors"
 STATISTICS_NAME = "pruning_statistics.safetensors"
+RECORD_NAME = "pruning.json"
+
+logger = logging.getLogger(__name__)
 
 
 class PruningTrainer(DurableTrainer):
@@ -122,6 +128,7 @@ class PruningTrainer(DurableTrainer):
         statistics = {} if self.pruner.recorder is None else self.pruner.recorder.state_dict()
         if self.args.should_save:
             save_file(self.pruner.state_dict(), Path(output_dir, MASKS_NAME))
+            write_text(Path(output_dir, RECORD_NAME), json.dumps(self._pruning_record(), indent=1) + "\n")
             if self.pruner.recorder is not None:
                 save_file(statistics, Path(output_dir, STATISTICS_NAME))
 
@@ -136,6 +143,25 @@ class PruningTrainer(DurableTrainer):
                 f"{path.parent.name} {has} pruning masks, but this run {this}. Resume with the settings it began with."
             )
         if self.pruner is not None:
+            self._refuse_other_settings(path.with_name(RECORD_NAME))
             self.pruner.load_state_dict(load_file(path))
             if self.pruner.recorder is not None:
                 self.pruner.recorder.load_state_dict(load_file(path.with_name(STATISTICS_NAME)))
+
+    def _pruning_record(self) -> dict[str, Any]:
+        """What the masks of a checkpoint follow: a run that goes on has to follow the same."""
+        entries = [entry.model_dump(mode="json", exclude_defaults=True) for entry in self.pruning]
+        return {"pruning": entries, "fractions": dict(self._fractions or {})}
+
+    def _refuse_other_settings(self, path: Path) -> None:
+        """Masks only ever grow: under other settings they would end neither here nor there."""
+        if not path.exists():
+            logger.warning("%s is from before %s: its pruning settings are not compared.", path.parent.name, path.name)
+            return
+        before, now = json.loads(path.read_text(encoding="utf-8")), self._pruning_record()
+        if before != now:
+            odd = next(key for key in now if before.get(key) != now[key])
+            raise MismatchError(
+                f"{path.parent.name} was pruned with {odd} {json.dumps(before.get(odd)):.300}, this run asks for "
+                f"{json.dumps(now[odd]):.300}.\nResume with the settings it began with, or start again in another output_dir."
+            )
