@@ -13,7 +13,8 @@ from transformers.utils.quantization_config import BitsAndBytesConfig, Quantizat
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.lines import first_line
-from hf_shrink.pruning.config import PruningConfig, fit_for_bits
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.entries import fit_for_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.tables import nearest
 

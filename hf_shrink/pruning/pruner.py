@@ -9,6 +9,7 @@ from torch import Tensor
 from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
 from hf_shrink.pruning.allocation import removed_in_each
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
 from hf_shrink.pruning.pieces import Group
@@ -22,8 +23,7 @@ from hf_shrink.pruning.window import window_of
 
 def check_during(configs: Sequence[PruningConfig]) -> None:
     """Refuse, with a ``RecipeError``, entries that a training cannot follow."""
-    for index, entry in enumerate(configs):
-        where = f"pruning.{index}"
+    for where, entry in named(configs):
         if entry.is_cut_at_once:
             raise RecipeError(
                 f"{where}.structure: {entry.structure} is no mask that a training could follow. "
@@ -67,7 +67,7 @@ class Pruner:
         """
         self._lend = lend
         entries = as_tuple(configs)
-        masked = {f"pruning.{i}": c for i, c in enumerate(entries) if not c.is_cut_at_once}
+        masked = {place: config for place, config in named(entries) if not config.is_cut_at_once}
         self._windows = {entry: window_of(config, total_steps, entry) for entry, config in masked.items()}
         self._groups = groups_of(model, entries, fractions)
         self._masks = {group.name: torch.ones(group.shape, dtype=torch.bool) for group in self._groups}

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, family_of, layers_of
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.pieces import Group, Piece
 from hf_shrink.pruning.units import NOUNS, Kind, Units, kept_units, multiple_of, units_of
 from hf_shrink.targets import Projection, check_patterns, matches, oriented, projections, select
@@ -34,11 +35,11 @@ def groups_of(model: Any, configs: Sequence[PruningConfig], fractions: Mapping[s
     owners = _owners(model)
     found: list[Group] = []
     claims: dict[int, Group] = {}
-    for index, config in enumerate(configs):
+    for place, config in named(configs):
         if config.is_cut_at_once:
             continue
         own = (fractions or {}) if config.allocation == "sensitivity" else {}
-        for group in _groups(model, config, f"pruning.{index}", owners, own):
+        for group in _groups(model, config, place, owners, own):
             for piece in group.pieces:
                 _claim(claims, piece, group)
             found.append(group)

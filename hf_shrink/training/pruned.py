@@ -17,6 +17,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import recorded
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.entries import named, seeded
 from hf_shrink.pruning.moments import carried
 from hf_shrink.pruning.penalty import penalty
 from hf_shrink.pruning.pruner import Pruner, check_during
@@ -45,13 +46,13 @@ class PruningTrainer(DurableTrainer):
         Raises:
             RecipeError: something that a training cannot do.
         """
-        self.pruning = () if pruning is None else as_tuple(pruning)
+        self.pruning = () if pruning is None else seeded(as_tuple(pruning), self.args.seed)
         self._fractions = fractions
         self._hooks = ExitStack()
         check_during(self.pruning)
-        for index, entry in enumerate(self.pruning):
+        for place, entry in named(self.pruning):
             if entry.allocation == "sensitivity" and not fractions:
-                raise RecipeError(f"pruning.{index}.allocation: sensitivity needs pruning_fractions=, one for each mask.")
+                raise RecipeError(f"{place}.allocation: sensitivity needs pruning_fractions=, one for each mask.")
         if fractions and not any(entry.allocation == "sensitivity" for entry in self.pruning):
             raise RecipeError("pruning_fractions would be ignored: no entry has allocation: sensitivity; remove it.")
         if self.pruning and hasattr(self.student, "peft_config"):
