@@ -193,6 +193,10 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
         ),
         ("  - {structure: ffn, sparsity: 0.5, when: before, end_step: 2}", "end_step would be ignored with when: before"),
         (f"{LAYERS}  - {{structure: ffn, sparsity: 0.5, end_step: 5000}}", r"^pruning\.1\.end_step"),
+        (
+            f"{LAYERS}  - {{sparsity: 0.5, target_modules: [layer.3.output.dense]}}",
+            "names layers by number, but pruning.0 drops",
+        ),
         (f"{LAYERS}  - {{sparsity: 0.5, target_modules: [nosuch]}}", r"^pruning\.1\.target_modules"),
         (
             f"{LAYERS}  - {{structure: ffn, sparsity: 0.5, when: before, target_modules: [nosuch]}}",

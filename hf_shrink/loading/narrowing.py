@@ -24,6 +24,7 @@ from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.oneshot import check_at_once, needs_data
 from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.renumbered import refuse_numbers
 from hf_shrink.pruning.scores import scores_of, watched_of
 from hf_shrink.pruning.selection import next_mask
 from hf_shrink.pruning.statistics import Recorder
@@ -133,6 +134,7 @@ def narrow(
         RecipeError: what ``prune`` refuses, or weights to choose from that are in no file.
         NonFiniteError: a score is NaN or infinite.
     """
+    refuse_numbers(model, configs)
     done, small = Narrowing(), model
     for entry, config in cuts_of(configs):
         if config.structure == "layers":

@@ -16,6 +16,7 @@ from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.layerwise import LayerTarget, check_targets, prune_layerwise
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.reconstruct import reconstruct
+from hf_shrink.pruning.renumbered import refuse_numbers
 from hf_shrink.pruning.structures import check_prunable, groups_of
 from hf_shrink.pruning.surgery import shrink
 
@@ -47,6 +48,7 @@ def prune(
     check_at_once(configs, batches, fractions)
     check_prunable(model)
     check_finite(model, type(model).__name__)
+    refuse_numbers(model, configs)
     check_targets_of(model, configs)  # every refusal comes before anything is computed
     cut = cut_at_once(model, configs, batches)
     later = check_targets_of(cut, configs, fractions)
