@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
+from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError
 from hf_shrink.pruning.allocation import removed_in_each
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.entries import named
@@ -111,8 +111,8 @@ class Pruner:
             for piece in group.pieces:
                 spread = piece.spread(self._mask(group))
                 piece.parameter.mul_(spread)
-                for moment in _moments(optimizer, piece.parameter):
-                    moment.mul_(spread)
+                for moment, zero in _moments(optimizer, piece.parameter):
+                    moment.masked_fill_(~spread, zero) if zero else moment.mul_(spread)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -225,12 +225,24 @@ def _refuse_frozen(group: Group) -> None:
             )
 
 
-def _moments(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> list[Tensor]:
-    """What the optimizer remembers of each number of ``parameter``."""
+def _moments(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> list[tuple[Tensor, int]]:
+    """What the optimizer remembers of each number of ``parameter``, and what says zero there.
+
+    The 8-bit optimizers of bitsandbytes keep ``state1`` as places in the table ``qmap1``, whose first is near minus one.
+    """
     if optimizer is None or parameter not in optimizer.state:
         return []
-    found = optimizer.state[parameter].values()
-    return [value for value in found if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0]
+    state = optimizer.state[parameter]
+    found = []
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
+            table = None if value.is_floating_point() else state.get(f"qmap{name.removeprefix('state')}")
+            if table is None and not value.is_floating_point():
+                raise MismatchError(
+                    f"{type(optimizer).__name__}: {name} is {value.dtype}, which masks cannot set to zero; use another `optim`."
+                )
+            found.append((value, 0 if table is None else int(table.abs().argmin())))
+    return found
 
 
 def _finite(scores: Tensor, group: Group, step: int) -> Tensor:

@@ -48,7 +48,7 @@ class PruningTrainer(DurableTrainer):
         """
         self.pruning = () if pruning is None else seeded(as_tuple(pruning), self.args.seed)
         self._fractions = fractions
-        self._hooks = ExitStack()
+        self._hooks, self._watched = ExitStack(), False
         check_during(self.pruning)
         for place, entry in named(self.pruning):
             if entry.allocation == "sensitivity" and not fractions:
@@ -70,7 +70,19 @@ class PruningTrainer(DurableTrainer):
         """
         if self.pruner is None:
             raise RecipeError("shrink: there are no masks; pass pruning= to ShrinkTrainer and call train() first.")
-        return recorded(shrink(self.student, self.pruner.masks()))
+        if not self.pruner.final(self.state.global_step):
+            logger.warning(
+                "shrink: the schedule has not ended at step %s: removed are %s, and widths may be odd ones.\n"
+                "Train to the last step, or set end_step at or before the step at which you stop.",
+                self.state.global_step,
+                ", ".join(f"{entry} {fraction:.1%}" for entry, fraction in self.pruner.sparsity().items()),
+            )
+        watched = self._watched
+        self._hooks.close()  # a copy of a watched model would go on recording
+        small = shrink(self.student, self.pruner.masks())
+        if watched:
+            self._watch()
+        return recorded(small)
 
     def carried_optimizer(self, small: PreTrainedModel) -> torch.optim.Optimizer:
         """The optimizer of this training for ``small``, which ``shrink()`` gave: same settings, moments cut like the weights.
@@ -109,12 +121,18 @@ class PruningTrainer(DurableTrainer):
             self._hooks.close()
             self.remove_callback(PruningCallback)
             self.pruner = Pruner(self.student, self.pruning, max_steps, self._fractions)
-            if self.pruner.recorder is not None:
-                self._hooks.enter_context(self.pruner.recorder.watching(self.student, training_only=True))
+            self._watch()
             self.callback_handler.callbacks.insert(
                 0, PruningCallback(self.pruner, lambda: getattr(self.accelerator, "scaler", None))
             )
         return super()._prepare_for_training(max_steps, train_dataloader, resume_from_checkpoint)
+
+    def _watch(self) -> None:
+        """Let the recorder see what the student does, until the hooks are closed."""
+        if self.pruner is not None and self.pruner.recorder is not None:
+            self._hooks.enter_context(self.pruner.recorder.watching(self.student, training_only=True))
+            self._hooks.callback(setattr, self, "_watched", False)
+            self._watched = True
 
     def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         """Before the final sparsity a model is better because it is denser: it cannot be the best."""
