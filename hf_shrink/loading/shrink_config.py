@@ -117,6 +117,10 @@ class ShrinkConfig(QuantizationConfigMixin):
         config = cls(**config_dict)
         return (config, {}) if return_unused_kwargs else config
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of a dict, which transformers takes it for where a model's own config is passed to ``from_pretrained``."""
+        return getattr(self, name, default)
+
     @property
     def is_asked_for(self) -> bool:
         """Whether something is to be done while loading, beyond building what is stored."""
