@@ -18,8 +18,7 @@ from hf_shrink.explain import KeyPath, dotted, problems, shown
 from hf_shrink.measurement.config import GateConfig, MeasurementConfig
 from hf_shrink.models.config import StudentConfig, TeacherConfig, Teachers
 from hf_shrink.overrides import apply
-from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.entries import fit_for_bits, placed, seeded
+from hf_shrink.pruning.config import PruningConfig, fit_for_bits, placed, seeded
 from hf_shrink.publishing.config import PublishingConfig
 from hf_shrink.quantization.config import Quantization, entry_for
 from hf_shrink.recipe_checks import recipe_problems

@@ -8,6 +8,9 @@ from pydantic.json_schema import SkipJsonSchema
 
 from hf_shrink.config import Config, Listed, Names
 from hf_shrink.errors import RecipeError
+from hf_shrink.pruning.entries import fit_for_bits as fit_for_bits
+from hf_shrink.pruning.entries import placed as placed
+from hf_shrink.pruning.entries import seeded as seeded
 from hf_shrink.tables import Recorded, own_name, pick
 
 Structure = Literal["unstructured", "n_of_m", "block", "heads", "ffn", "layers", "hidden", "vocabulary"]

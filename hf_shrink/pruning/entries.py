@@ -1,8 +1,12 @@
 """Entries of the ``pruning`` section as a whole: where each stands, and what follows for it from other sections."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-from hf_shrink.pruning.config import PruningConfig
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_shrink.pruning.config import PruningConfig
 
 FOUR_BIT_MULTIPLE = 64
 """Inputs of a projection that four-bit kernels take in whole tiles."""
