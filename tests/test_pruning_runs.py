@@ -203,7 +203,8 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
             r"^pruning\.1\.target_modules",
         ),
         (
-            f"{LAYERS}  - {{structure: vocabulary, min_count: 1}}\n  - {{sparsity: 0.5, criterion: taylor}}",
+            f"{LAYERS}  - {{structure: vocabulary, min_count: 1}}\n"
+            "  - {sparsity: 0.5, criterion: taylor, schedule: constant}",
             r"^pruning\.2\.begin",
         ),
     ],
