@@ -30,6 +30,7 @@ from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_words, outline_cuts
 from hf_shrink.pruning.oneshot import check_targets_of
 from hf_shrink.pruning.pruner import Pruner, check_during
+from hf_shrink.pruning.renumbered import refuse_numbers
 from hf_shrink.pruning.touched import outline, touched
 from hf_shrink.pruning.vocabulary import cut_vocabulary
 from hf_shrink.quantization.bitsandbytes import library
@@ -124,6 +125,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     pruning = recipe.effective_pruning()
     student = layers_left(start, recipe.student)
     fewer = bool(recipe.student.config) or student.num_parameters() < start.num_parameters()
+    refuse_numbers(student, pruning)
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)
     check_reach(student, pruning)

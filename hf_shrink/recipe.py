@@ -18,7 +18,7 @@ from hf_shrink.explain import KeyPath, dotted, problems, shown
 from hf_shrink.measurement.config import GateConfig, MeasurementConfig
 from hf_shrink.models.config import StudentConfig, TeacherConfig, Teachers
 from hf_shrink.overrides import apply
-from hf_shrink.pruning.config import PruningConfig, fit_for_bits
+from hf_shrink.pruning.config import PruningConfig, fit_for_bits, placed, seeded
 from hf_shrink.publishing.config import PublishingConfig
 from hf_shrink.quantization.config import Quantization, entry_for
 from hf_shrink.recipe_checks import recipe_problems
@@ -152,9 +152,9 @@ class Recipe(Config):
         return cls.model_validate(_with_functions(data))
 
     def effective_pruning(self) -> tuple[PruningConfig, ...]:
-        """The ``pruning`` entries with what follows from other sections: widths that the kernels of the stored model like."""
+        """The ``pruning`` entries with what follows from other sections: widths that kernels like, the seed."""
         stored = entry_for("bitsandbytes", self.quantization)
-        return fit_for_bits(self.pruning, None if stored is None else stored.bits)
+        return placed(seeded(fit_for_bits(self.pruning, None if stored is None else stored.bits), self.seed))
 
     @property
     def teachers(self) -> tuple[TeacherConfig, ...]:

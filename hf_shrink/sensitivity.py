@@ -26,6 +26,7 @@ from hf_shrink.plan import start_of
 from hf_shrink.pruning.budget import spend, tried
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cut_at_once
+from hf_shrink.pruning.renumbered import refuse_numbers
 from hf_shrink.pruning.sensitivity import FRACTIONS, reads_data, sensitivity, whole_groups
 from hf_shrink.pruning.sensitivity_table import Sensitivity, Words
 from hf_shrink.publishing.plots import plot_sensitivity
@@ -75,6 +76,7 @@ def measure_sensitivity(
     model, came_from = trained_start(recipe, reference, revision, splits.label_names, some)
     configs = recipe.effective_pruning()
     if came_from != "student":
+        refuse_numbers(model, configs)
         model = cut_at_once(model, configs, some)
     if all(entry.is_cut_at_once for entry in configs):
         configs = _everything(model)

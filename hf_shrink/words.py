@@ -10,6 +10,7 @@ from hf_shrink.families import family_of, stacks_of
 from hf_shrink.models.scratch import sizes_of
 from hf_shrink.models.student import kept_layers
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.touched import PruningPlan
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
@@ -108,9 +109,9 @@ def pruning_words(entries: Sequence[PruningConfig], prunes: PruningPlan, steps: 
 
 
 def _amounts(entries: Sequence[PruningConfig], prunes: PruningPlan) -> Iterator[tuple[PruningConfig, str]]:
-    for index, entry in enumerate(entries):
-        rows = [row for row in prunes.rows if row.entry == f"pruning.{index}"]
-        kept, before, unit = prunes.totals[f"pruning.{index}"], sum(row.before for row in rows), rows[0].unit
+    for place, entry in named(entries):
+        rows = [row for row in prunes.rows if row.entry == place]
+        kept, before, unit = prunes.totals[place], sum(row.before for row in rows), rows[0].unit
         amount = f"what scores below {entry.threshold:g}" if kept is None else f"keeps {kept:,} of {before:,} {unit}"
         multiple = max(row.multiple for row in rows)
         rounded = f", in multiples of {multiple}" if multiple > 1 else ""

@@ -49,6 +49,7 @@ def sizes(plan) -> dict[str, int]:
 
 
 LEARNT = "teacher.training={max_steps: 80, per_device_train_batch_size: 8, learning_rate: 5.0e-3, use_cpu: true}"
+LAYERS = "  - {structure: layers, sparsity: 0.5}\n"
 EVERYTHING = """
   - {structure: layers, sparsity: 0.5, criterion: block_influence}
   - {structure: heads, sparsity: 0.5, criterion: fisher, when: before, reconstruct: true}
@@ -206,6 +207,21 @@ def test_the_plan_says_when_nothing_gets_smaller_or_faster(folder: Path, pruning
         (
             "  - {structure: ffn, sparsity: 0.97, allocation: sensitivity, budget: latency, when: before}",
             "at most 0.938 can go",
+        ),
+        (f"{LAYERS}  - {{structure: ffn, sparsity: 0.5, end_step: 5000}}", r"^pruning\.1\.end_step"),
+        (
+            f"{LAYERS}  - {{sparsity: 0.5, target_modules: [layer.3.output.dense]}}",
+            "names layers by number, but pruning.0 drops",
+        ),
+        (f"{LAYERS}  - {{sparsity: 0.5, target_modules: [nosuch]}}", r"^pruning\.1\.target_modules"),
+        (
+            f"{LAYERS}  - {{structure: ffn, sparsity: 0.5, when: before, target_modules: [nosuch]}}",
+            r"^pruning\.1\.target_modules",
+        ),
+        (
+            f"{LAYERS}  - {{structure: vocabulary, min_count: 1}}\n"
+            "  - {sparsity: 0.5, criterion: taylor, schedule: constant}",
+            r"^pruning\.2\.begin",
         ),
     ],
 )

@@ -16,6 +16,7 @@ from hf_shrink.families import family_of, stacks_of
 from hf_shrink.loading.checkpoint import Checkpoint
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.cuts import cuts_of
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.hidden import cut_hidden, hidden_to_keep, is_rms_norm
 from hf_shrink.pruning.layers import drop_layers, layers_to_keep
 from hf_shrink.pruning.lending import Lend
@@ -23,6 +24,7 @@ from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.oneshot import check_at_once, needs_data
 from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.pruner import Pruner
+from hf_shrink.pruning.renumbered import refuse_numbers
 from hf_shrink.pruning.scores import scores_of, watched_of
 from hf_shrink.pruning.selection import next_mask
 from hf_shrink.pruning.statistics import Recorder
@@ -40,16 +42,16 @@ CRITERIA = ("magnitude", "magnitude_l2", "random")
 
 def check_without_data(configs: Sequence[PruningConfig]) -> None:
     """Refuse, with a ``RecipeError``, entries that need more than one look at each weight by itself."""
-    for index, entry in enumerate(configs):
+    for place, entry in named(configs):
         what = "reconstruct" if entry.reconstruct else f"criterion {getattr(entry.criterion, '__name__', entry.criterion)}"
         if needs_data(entry) or entry.criterion not in CRITERIA:
             raise RecipeError(
-                f"pruning.{index}: {what} cannot be used while loading, where no data runs through the model; "
+                f"{place}: {what} cannot be used while loading, where no data runs through the model; "
                 f"known there: {', '.join(CRITERIA)}.\nOr load the model in float and call prune(model, config, calibration)."
             )
         if entry.allocation == "global" and not entry.makes_smaller:
             raise RecipeError(
-                f"pruning.{index}.allocation: global compares all weights at once, which loading never holds; "
+                f"{place}.allocation: global compares all weights at once, which loading never holds; "
                 "leave it out, or load the model in float and call prune()."
             )
     if configs:
@@ -132,6 +134,7 @@ def narrow(
         RecipeError: what ``prune`` refuses, or weights to choose from that are in no file.
         NonFiniteError: a score is NaN or infinite.
     """
+    refuse_numbers(model, configs)
     done, small = Narrowing(), model
     for entry, config in cuts_of(configs):
         if config.structure == "layers":

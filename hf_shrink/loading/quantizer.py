@@ -100,6 +100,8 @@ class ShrinkQuantizer(HfQuantizer):
         if self.stream is not None:
             self.stream.finish(model)
             self._describe(model)
+        if self.inner is None and self.quantization_config.embeddings is None:
+            model.is_quantized = False  # other shapes are floats like any: half() and float() refuse a model that is
         return model
 
     def _describe(self, model: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from hf_shrink.errors import RecipeError
-from hf_shrink.pruning.config import PruningConfig, fit_for_bits
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.entries import fit_for_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.stock_options import THRESHOLDS, as_stored, is_threshold
 from hf_shrink.tables import nearest
@@ -113,6 +114,10 @@ class ShrinkConfig(QuantizationConfigMixin):
             raise RecipeError(f"ShrinkConfig: {min(kwargs)} is no option of it.")
         config = cls(**config_dict)
         return (config, {}) if return_unused_kwargs else config
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As of a dict, which transformers takes it for where a model's own config is passed to ``from_pretrained``."""
+        return getattr(self, name, default)
 
     @property
     def is_asked_for(self) -> bool:

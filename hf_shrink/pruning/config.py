@@ -4,11 +4,14 @@ from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_serializer, field_validator, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from hf_shrink.config import Config, Listed, Names
 from hf_shrink.errors import RecipeError
+from hf_shrink.pruning.entries import fit_for_bits as fit_for_bits
+from hf_shrink.pruning.entries import placed as placed
+from hf_shrink.pruning.entries import seeded as seeded
 from hf_shrink.tables import Recorded, own_name, pick
 
 Structure = Literal["unstructured", "n_of_m", "block", "heads", "ffn", "layers", "hidden", "vocabulary"]
@@ -17,9 +20,6 @@ Pair = Annotated[tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]
 _ENTRIES = ("unstructured", "n_of_m", "block")
 _UNITS = ("heads", "ffn")
 _AT_ONCE = ("layers", "hidden", "vocabulary")
-
-FOUR_BIT_MULTIPLE = 64
-"""Inputs of a projection that four-bit kernels take in whole tiles."""
 
 _SCHEDULING = {"schedule", "begin_step", "end_step", "interval", "rounds", "penalty"}
 
@@ -122,6 +122,11 @@ class PruningConfig(Config):
         "stays so that it stands for those up to the next.",
     )
     penalty: PenaltyConfig | None = Field(None, description="A sparsity-inducing term of the training loss.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**32, description="criterion: random draws by it; null: by the recipe's or the training's seed, or 0."
+    )
+
+    _place: str | None = PrivateAttr(None)
 
     @field_validator("sparsity", mode="before")
     @classmethod
@@ -187,6 +192,10 @@ class PruningConfig(Config):
             raise ValueError(f"{ignored[0]} would be ignored with when: before; remove it.")
         if self.when == "before" and self.threshold is not None:
             raise ValueError("threshold with when: before leaves no sparsity to hold in the training; give sparsity.")
+        if "seed" in self.model_fields_set and not self.draws:
+            raise ValueError(
+                f"seed would be ignored with criterion: {own_name(self.criterion)}, which draws nothing; remove it."
+            )
         if "threshold_in" in self.model_fields_set and self.threshold is None:
             raise ValueError("threshold_in would be ignored without threshold; remove it.")
         return self
@@ -245,6 +254,12 @@ class PruningConfig(Config):
         return self
 
     @property
+    def draws(self) -> bool:
+        """Whether scores depend on a seed."""
+        needs = (*getattr(self.criterion, "needs", ()), *getattr(self.criterion, "unit_needs", ()))
+        return self.structure != "vocabulary" and (self.criterion == "random" or "key" in needs)
+
+    @property
     def fraction(self) -> float | None:
         """The fraction removed in the end; None where a threshold or a count decides."""
         return self.sparsity if self.pattern is None else 1 - self.pattern[0] / self.pattern[1]
@@ -268,7 +283,9 @@ class PruningConfig(Config):
         """An entry that keeps the zeros of ``when: before`` in a training: they score lowest, and as many are asked for."""
         kept = {"structure", "sparsity", "pattern", "block", "allocation", "target_modules", "exclude_modules"}
         given = self.model_dump(include=kept & self.model_fields_set)
-        return type(self)(**given, criterion="magnitude", schedule="constant")
+        entry = type(self)(**given, criterion="magnitude", schedule="constant")
+        entry._place = self._place
+        return entry
 
     @property
     def makes_smaller(self) -> bool:
@@ -286,13 +303,3 @@ def as_tuple(configs: PruningConfig | Sequence[PruningConfig]) -> tuple[PruningC
         if not isinstance(entry, PruningConfig):
             raise RecipeError(f"pruning: got {entry!r:.40}; pass a PruningConfig or a list of them.")
     return entries
-
-
-def fit_for_bits(entries: Sequence[PruningConfig], bits: int | str | None) -> tuple[PruningConfig, ...]:
-    """``entries`` with widths that the kernels of a model stored in so many bits (or auto) can take, where they say none."""
-    return tuple(
-        entry.model_copy(update={"round_to": FOUR_BIT_MULTIPLE})
-        if bits in (4, "auto") and entry.round_to is None and entry.structure in ("heads", "ffn", "hidden")
-        else entry
-        for entry in entries
-    )

@@ -1,6 +1,7 @@
 """What a forward pass was called with, while it runs: which positions are no padding, and which sample has which label."""
 
 import inspect
+import itertools
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 
 from hf_shrink.errors import MismatchError, RecipeError
 
+_NUMBERS = itertools.count(1)  # of all models: hooks may come off and go on again within a step
+
 
 @dataclass(frozen=True)
 class Pass:
     """One forward pass of a model.
 
     Attributes:
-        number: counts the passes.
+        number: of this pass alone.
         rows: samples in the batch.
         inputs: what the model was called with, by name.
     """
@@ -47,7 +50,6 @@ class Forward:
         self._model = model
         self._training_only = training_only
         self._signature = inspect.signature(model.forward)
-        self._passes = 0
         config = getattr(model, "config", None)
         self._encoder: Any = model.get_encoder() if getattr(config, "is_encoder_decoder", False) else None  # type: ignore[operator]
         self._encoded: Tensor | None = None
@@ -114,8 +116,7 @@ class Forward:
         rows = next((len(value) for value in inputs.values() if isinstance(value, Tensor) and value.dim()), None)
         if rows is None:
             raise RecipeError(f"{type(model).__name__}: called without a tensor; pass the batch by name.")
-        self._passes += 1
-        self.current = Pass(self._passes, rows, {**self._beside, **inputs})
+        self.current = Pass(next(_NUMBERS), rows, {**self._beside, **inputs})
         if inputs.get("encoder_outputs") is not None:
             self._encoded = inputs["encoder_outputs"][0]
 

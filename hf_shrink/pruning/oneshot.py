@@ -12,9 +12,11 @@ from hf_shrink.pruning.calibrate import calibrate, checked_batches
 from hf_shrink.pruning.config import PruningConfig, as_tuple
 from hf_shrink.pruning.criteria import as_criterion
 from hf_shrink.pruning.cuts import cut_at_once, reads_data
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.layerwise import LayerTarget, check_targets, prune_layerwise
 from hf_shrink.pruning.pruner import Pruner
 from hf_shrink.pruning.reconstruct import reconstruct
+from hf_shrink.pruning.renumbered import refuse_numbers
 from hf_shrink.pruning.structures import check_prunable, groups_of
 from hf_shrink.pruning.surgery import shrink
 
@@ -46,6 +48,7 @@ def prune(
     check_at_once(configs, batches, fractions)
     check_prunable(model)
     check_finite(model, type(model).__name__)
+    refuse_numbers(model, configs)
     check_targets_of(model, configs)  # every refusal comes before anything is computed
     cut = cut_at_once(model, configs, batches)
     later = check_targets_of(cut, configs, fractions)
@@ -103,18 +106,18 @@ def check_at_once(
     """Refuse, with a ``RecipeError``, what would be ignored or missing where ``prune`` acts at once."""
     if not configs:
         raise RecipeError("prune: no PruningConfig given; pass at least one.")
-    for index, entry in enumerate(configs):
+    for place, entry in named(configs):
         if ignored := sorted(entry.model_fields_set & _WHEN):
-            raise RecipeError(f"pruning.{index}: {', '.join(ignored)} would be ignored without training; remove it.")
+            raise RecipeError(f"{place}: {', '.join(ignored)} would be ignored without training; remove it.")
         if "when" in entry.model_fields_set and entry.when == "during":
-            raise RecipeError(f"pruning.{index}: when: during would be ignored without training; remove it.")
+            raise RecipeError(f"{place}: when: during would be ignored without training; remove it.")
         if entry.allocation == "sensitivity" and fractions is None:
             raise RecipeError(
-                f"pruning.{index}.allocation: sensitivity needs fractions=, measured before: spend() of the README in Python.\n"
+                f"{place}.allocation: sensitivity needs fractions=, measured before: spend() of the README in Python.\n"
                 "In a recipe the entry, with when: before, is measured when it runs."
             )
         if entry.structure == "vocabulary":
-            raise RecipeError(f"pruning.{index}.structure: vocabulary cuts the tokenizer as well; a recipe does both.")
+            raise RecipeError(f"{place}.structure: vocabulary cuts the tokenizer as well; a recipe does both.")
     needing = ["reconstruct" if entry.reconstruct else f"criterion {entry.criterion}" for entry in configs if needs_data(entry)]
     if batches is None and needing:
         raise RecipeError(f"calibration: {needing[0]} needs batches of data; pass calibration=[...].")

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError
+from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError
 from hf_shrink.pruning.allocation import removed_in_each
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.lending import Lend, in_memory
 from hf_shrink.pruning.masks import keep_top, pack, removed_count, unpack
 from hf_shrink.pruning.pieces import Group
@@ -22,8 +23,7 @@ from hf_shrink.pruning.window import window_of
 
 def check_during(configs: Sequence[PruningConfig]) -> None:
     """Refuse, with a ``RecipeError``, entries that a training cannot follow."""
-    for index, entry in enumerate(configs):
-        where = f"pruning.{index}"
+    for where, entry in named(configs):
         if entry.is_cut_at_once:
             raise RecipeError(
                 f"{where}.structure: {entry.structure} is no mask that a training could follow. "
@@ -67,7 +67,7 @@ class Pruner:
         """
         self._lend = lend
         entries = as_tuple(configs)
-        masked = {f"pruning.{i}": c for i, c in enumerate(entries) if not c.is_cut_at_once}
+        masked = {place: config for place, config in named(entries) if not config.is_cut_at_once}
         self._windows = {entry: window_of(config, total_steps, entry) for entry, config in masked.items()}
         self._groups = groups_of(model, entries, fractions)
         self._masks = {group.name: torch.ones(group.shape, dtype=torch.bool) for group in self._groups}
@@ -111,8 +111,8 @@ class Pruner:
             for piece in group.pieces:
                 spread = piece.spread(self._mask(group))
                 piece.parameter.mul_(spread)
-                for moment in _moments(optimizer, piece.parameter):
-                    moment.mul_(spread)
+                for moment, zero in _moments(optimizer, piece.parameter):
+                    moment.masked_fill_(~spread, zero) if zero else moment.mul_(spread)
 
     @torch.no_grad()
     def mask_gradients(self) -> None:
@@ -225,12 +225,24 @@ def _refuse_frozen(group: Group) -> None:
             )
 
 
-def _moments(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> list[Tensor]:
-    """What the optimizer remembers of each number of ``parameter``."""
+def _moments(optimizer: torch.optim.Optimizer | None, parameter: Tensor) -> list[tuple[Tensor, int]]:
+    """What the optimizer remembers of each number of ``parameter``, and what says zero there.
+
+    The 8-bit optimizers of bitsandbytes keep ``state1`` as places in the table ``qmap1``, whose first is near minus one.
+    """
     if optimizer is None or parameter not in optimizer.state:
         return []
-    found = optimizer.state[parameter].values()
-    return [value for value in found if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0]
+    state = optimizer.state[parameter]
+    found = []
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == parameter.shape and value.dim() > 0:
+            table = None if value.is_floating_point() else state.get(f"qmap{name.removeprefix('state')}")
+            if table is None and not value.is_floating_point():
+                raise MismatchError(
+                    f"{type(optimizer).__name__}: {name} is {value.dtype}, which masks cannot set to zero; use another `optim`."
+                )
+            found.append((value, 0 if table is None else int(table.abs().argmin())))
+    return found
 
 
 def _finite(scores: Tensor, group: Group, step: int) -> Tensor:

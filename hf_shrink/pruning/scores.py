@@ -44,18 +44,18 @@ def scores_of(group: Group, stats: Mapping[str, Stats]) -> Tensor:
 
 def watched_of(group: Group) -> tuple[Watched, ...]:
     """What has to be recorded before ``scores_of`` can be called for ``group``."""
-    criterion = criterion_of(group)
+    criterion, seed = criterion_of(group), group.config.seed or 0
     is_units = group.weights[0].axis != "entry"
     if is_units and criterion.unit is not None:
         if not criterion.unit_needs:
             return ()
         return tuple(
-            Watched(name, _projection(piece), criterion.unit_needs, (piece.blocks, group.shape.numel(), piece.inner))
+            Watched(name, _projection(piece), criterion.unit_needs, (piece.blocks, group.shape.numel(), piece.inner), seed)
             for name, piece in _readers(group)
         )
     if not criterion.needs:
         return ()
-    return tuple(Watched(piece.name, _projection(piece), criterion.needs) for piece in group.weights)
+    return tuple(Watched(piece.name, _projection(piece), criterion.needs, seed=seed) for piece in group.weights)
 
 
 def _readers(group: Group) -> list[tuple[str, Piece]]:

@@ -73,16 +73,14 @@ class Recorder:
     however the step is cut up.
     """
 
-    def __init__(self, watched: Sequence[Watched], *, seed: int = 0) -> None:
+    def __init__(self, watched: Sequence[Watched]) -> None:
         """Start with nothing recorded.
 
         Args:
             watched: what is recorded, by unique names.
-            seed: of the statistic ``key``.
         """
         self._watched = {item.name: item for item in watched}
         assert len(self._watched) == len(watched), "two things with one name"
-        self._seed = seed
         self._beside: dict[str, Any] = {}
         self.reset()
 
@@ -189,7 +187,7 @@ class Recorder:
                 raise RecipeError(f"{name}: {needs}: nothing is recorded yet; it takes batches of data{how}.")
         found = read(item, sums)
         if "key" in item.wanted:
-            found["key"] = key_of(name, self._seed)
+            found["key"] = key_of(name, item.seed)
         return found
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -39,12 +39,14 @@ class Watched:
         needs: names of statistics.
         units: how the input features are laid out, for statistics of units: ``(blocks, units, inner)``, features of one unit
             being ``inner`` neighbours in each of ``blocks`` blocks.
+        seed: of the statistic ``key``.
     """
 
     name: str
     module: Projection
     needs: tuple[str, ...]
     units: tuple[int, int, int] | None = None
+    seed: int = 0
 
     def __post_init__(self) -> None:
         if unknown := sorted(self.wanted - KNOWN):

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.pieces import Group
 from hf_shrink.pruning.structures import groups_of
 from hf_shrink.pruning.surgery import shrink
@@ -70,9 +71,9 @@ def touched(model: Any, configs: PruningConfig | Sequence[PruningConfig], total_
     """
     entries = as_tuple(configs)
     if total_steps is not None:
-        for index, entry in enumerate(entries):
+        for place, entry in named(entries):
             if not entry.is_cut_at_once:
-                window_of(entry, total_steps, f"pruning.{index}")
+                window_of(entry, total_steps, place)
     groups = groups_of(model, entries)
     reached = {id(piece.module) for group in groups for piece in group.pieces}
     return PruningPlan(

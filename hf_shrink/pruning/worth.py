@@ -47,7 +47,8 @@ def layer_scores(
         ]
         for stack, layers in stacks_of(model, family_of(model, entry))
     ]
-    watched = [Watched(name, m, criterion.needs) for layers in stacks for layer in layers for name, m in layer.items()]
+    named = [(name, module) for layers in stacks for layer in layers for name, module in layer.items()]
+    watched = [Watched(name, module, criterion.needs, seed=config.seed or 0) for name, module in named]
     recorder = Recorder(watched) if criterion.needs else None
     if recorder is not None and recorder.wants_data:
         calibrate(model, recorder, batches or ())
@@ -80,7 +81,7 @@ def dimension_scores(model: Any, dims: Dims, config: PruningConfig, entry: str, 
                 flat = matrix.flatten(1) if dim == 0 else matrix.movedim(dim, -1).flatten(0, -2)
                 along = 1 if (dim == 0) == (name in transposed) else 0
                 flat = matrix.T if name in transposed else flat
-                scores = criterion.function(flat, _key(criterion, name)).double()
+                scores = criterion.function(flat, _key(criterion, name, config.seed or 0)).double()
                 totals.append(_finite(scores.sum(dim=1 - along), name, entry))
     total = torch.stack(totals).sum(dim=0)
     return total.sqrt() if criterion.combine == "norm" else total
@@ -97,8 +98,8 @@ def _mean(criterion: Criterion, layer: Mapping[str, Projection], recorder: Recor
     return (total / count) ** 0.5 if criterion.combine == "norm" else total / count
 
 
-def _key(criterion: Criterion, name: str) -> Stats:
-    return {"key": key_of(name)} if criterion.needs else {}
+def _key(criterion: Criterion, name: str, seed: int) -> Stats:
+    return {"key": key_of(name, seed)} if criterion.needs else {}
 
 
 def _finite(scores: Tensor, name: str, entry: str) -> Tensor:

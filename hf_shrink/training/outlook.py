@@ -10,6 +10,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.learning import check_learns
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.criteria import as_criterion
+from hf_shrink.pruning.entries import named
 from hf_shrink.pruning.sums import FROM_GRADIENTS, FROM_PRODUCTS
 from hf_shrink.training.config import OptimizationConfig
 from hf_shrink.training.depths import depths_of
@@ -88,12 +89,11 @@ def _check_stages(stages: Sequence[Stage], student: Any, pruning: Sequence[Pruni
 
 def _refuse_gradients(pruning: Sequence[PruningConfig], where: str) -> None:
     """A RecipeError where a criterion reads gradients, which layers that rest do not have."""
-    for index, entry in enumerate(pruning):
+    for place, entry in named(pruning):
         if not entry.follows_training:
             continue
         chosen = as_criterion(entry.criterion)
         if {*chosen.needs, *chosen.unit_needs} & (FROM_GRADIENTS | FROM_PRODUCTS):
             raise RecipeError(
-                f"pruning.{index}.criterion: reads gradients, which layers at rest under {where} do not have.\n"
-                "Use magnitude, or wanda."
+                f"{place}.criterion: reads gradients, which layers at rest under {where} do not have.\nUse magnitude, or wanda."
             )

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.files import write_text
+from hf_shrink.pruning.entries import named
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.roundings import Roundings, roundings_of
 from hf_shrink.quantization.straight_through import weights_as_stored
@@ -38,10 +39,10 @@ class RoundedTrainer(OptimizedTrainer):
         if hasattr(self.student, "peft_config"):
             raise RecipeError("quantization: trains the weights themselves, and a model with adapters leaves them; use one.")
         refuse_compiler(self.args, "torch_compile")
-        for index, entry in enumerate(self.pruning):
+        for place, entry in named(self.pruning):
             if entry.makes_smaller:
                 raise RecipeError(
-                    f"pruning.{index}: {entry.structure} leave the model after it was trained, and what is left would be "
+                    f"{place}: {entry.structure} leave the model after it was trained, and what is left would be "
                     "rounded otherwise.\nPrune first, shrink(), then train with quantization."
                 )
         self.roundings = roundings_of(self.student, quantization)

@@ -8,7 +8,7 @@ from transformers import (
 )
 
 from hf_shrink import PruningConfig, QuantizationConfig, prune, quantize
-from hf_shrink.pruning.config import fit_for_bits
+from hf_shrink.pruning.entries import fit_for_bits
 from tests.loading.cuts import noisy
 
 HEADS = PruningConfig(structure="heads", sparsity=0.5, round_to=1)

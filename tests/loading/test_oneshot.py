@@ -83,3 +83,19 @@ def test_calibration_that_the_model_does_not_take_is_named():
         quantize(tiny_classifier(hidden=64, ffn=128), config, [{"words": torch.zeros(1, 3, dtype=torch.long)}])
     with pytest.raises(MismatchError, match="batch of attention_mask"):
         quantize(tiny_classifier(hidden=64, ffn=128), config, [{"attention_mask": torch.ones(1, 3, dtype=torch.long)}])
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_a_smaller_float_model_is_loaded_as_floats_and_by_its_own_config(family, tmp_path):
+    """transformers holds what comes through a quantizer for quantised: half() was refused, and its own config not read."""
+    entry = PruningConfig(structure="heads", sparsity=0.5, round_to=1)
+    small = prune(tiny_classifier(family), entry).eval()
+    small.save_pretrained(tmp_path)
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert loaded.config.quantization_config.shapes and not loaded.is_quantized
+    for config in (small.config, loaded.config):
+        again = AutoModelForSequenceClassification.from_pretrained(tmp_path, config=config)
+        assert all(torch.equal(value, again.state_dict()[name]) for name, value in small.state_dict().items())
+    loaded.half().save_pretrained(tmp_path / "half")
+    halved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "half", dtype="auto")
+    assert halved.dtype == torch.float16 and halved.float().num_parameters() == small.num_parameters()

@@ -7,6 +7,7 @@ import torch.nn.utils.prune
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.pruning.config import PenaltyConfig, PruningConfig
 from hf_shrink.pruning.oneshot import prune
+from hf_shrink.pruning.structures import groups_of
 from tests import tiny
 
 
@@ -124,3 +125,28 @@ def test_a_weight_that_is_computed_from_others_is_refused_with_the_way_out():
     torch.nn.utils.prune.l1_unstructured(model.bert.encoder.layer[0].intermediate.dense, "weight", 0.5)
     with pytest.raises(MismatchError, match=r"torch\.nn\.utils\.prune\.remove\(module, 'weight'\)"):
         prune(model, PruningConfig(structure="ffn", sparsity=0.5))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"structure": "block", "block": (16, 16), "sparsity": 0.9}, "0.9 removes 4 of 4 blocks; at least 1 must stay"),
+        ({"sparsity": 0.9999}, "0.9999 removes 1024 of 1024 weights; at least 1 must stay"),
+        ({"structure": "block", "block": (32, 32), "sparsity": 0.1}, "0.1 removes none of the 1 blocks of .*smaller blocks"),
+        ({"sparsity": 1e-9}, "1e-09 removes none of the 1024 weights of"),
+    ],
+)
+def test_a_projection_keeps_something_and_an_entry_removes_something(words, says):
+    """Queries that are all zero attend to everything alike, and a grid of two by two lost all of it at 0.9."""
+    with pytest.raises(RecipeError, match=rf"^pruning\.0\.sparsity: .*{says}"):
+        prune(tiny.tiny_classifier("bert"), PruningConfig(**words))
+
+
+def test_by_sensitivity_and_globally_a_projection_keeps_one():
+    """What is shared out by measurement cannot be refused after it."""
+    model = tiny.tiny_classifier("bert")
+    words = {"structure": "block", "block": (16, 16), "sparsity": 0.9}
+    groups = groups_of(model, [PruningConfig(**words, allocation="sensitivity")])
+    assert groups_of(model, [PruningConfig(**words, allocation="global")])
+    pruned = prune(model, PruningConfig(**words, allocation="sensitivity"), fractions={g.name: 0.95 for g in groups})
+    assert all(bool(pruned.get_submodule(group.name).weight.any()) for group in groups)

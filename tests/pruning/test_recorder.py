@@ -211,7 +211,7 @@ def test_what_nothing_is_known_of_is_refused():
 def test_the_key_needs_no_data():
     model = tiny.tiny_classifier("bert")
     module = reader(model, "bert")
-    recorder = Recorder([Watched("w", module, ("key",))], seed=3)
+    recorder = Recorder([Watched("w", module, ("key",), seed=3)])
     assert not recorder.wants_data and not recorder.wants_gradients
     assert set(recorder.stats("w")) == {"key"}
     assert recorder_of(model).wants_data and recorder_of(model).wants_gradients

@@ -1,5 +1,7 @@
 """The pruner inside a training."""
 
+import logging
+
 import pytest
 import torch
 from transformers import TrainerCallback
@@ -163,3 +165,65 @@ def test_a_shrunk_model_with_layers_of_different_widths_saves_itself(tmp_path):
     batch = {"input_ids": torch.tensor([[2, 5, 9, 3]]), "attention_mask": torch.ones(1, 4, dtype=torch.long)}
     with torch.no_grad():
         assert torch.equal(small(**batch).logits, again(**batch).logits)
+
+
+def test_shrink_says_where_the_schedule_has_not_ended(tmp_path, caplog):
+    """Stopped early, 41 of 64 neurons stay where 32 were asked for, a width that no kernel likes."""
+
+    class Stop(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            control.should_training_stop = state.global_step == 3
+
+    asked = PruningConfig(structure="ffn", sparsity=0.5, begin_step=1, end_step=5)
+    trainer = trainer_for("bert", "classification", tmp_path, more={"pruning": asked, "callbacks": [Stop()]})
+    trainer.train()
+    with caplog.at_level(logging.WARNING):
+        assert trainer.shrink().config.intermediate_size > 32
+    assert "the schedule has not ended at step 3: removed are pruning.0 4" in caplog.text
+    caplog.clear()
+    whole = trainer_for("bert", "classification", tmp_path, more={"pruning": asked})
+    whole.train()
+    assert whole.shrink().config.intermediate_size == 32 and "schedule" not in caplog.text
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "activation_norm"])
+def test_a_model_that_is_cut_while_it_trains_records_nothing(criterion, tmp_path):
+    """With the recorder's hooks in the copy its first training step fails; taken off the model, it would record no more."""
+    copies = []
+
+    class Cut(TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            copies.append(trainer.shrink())
+
+        on_substep_end = on_step_end
+
+    def run(*callbacks):
+        asked = PruningConfig(structure="ffn", criterion=criterion, sparsity=0.5, begin_step=1, end_step=5)
+        more = {"pruning": asked, "callbacks": list(callbacks)}
+        return trainer_for("bert", "classification", tmp_path, more=more, gradient_accumulation_steps=2)
+
+    trainer = run(Cut())
+    trainer.train()
+    plain = run()
+    plain.train()
+    for copy in (copies[3], copies[-1]):
+        assert not any(module._forward_pre_hooks or module._forward_hooks for module in copy.modules())
+        copy.train()(input_ids=torch.tensor([[5, 6, 7]]), labels=torch.tensor([1])).loss.backward()
+    found, expected = (t.pruner.recorder.state_dict() for t in (trainer, plain))
+    assert same(found, expected) and same(weights(trainer.model), weights(plain.model))
+    assert not any(module._forward_pre_hooks for module in trainer.model.modules())
+
+
+def test_eight_bit_moments_of_removed_weights_are_zero(tmp_path):
+    """bitsandbytes keeps places in a table: place 0 says almost minus the largest moment of the block, not zero."""
+    pytest.importorskip("bitsandbytes")
+    asked = entry(target_modules=("query",), end_step=2)
+    model = model_for("bert", "classification", hidden=64)
+    trainer = trainer_for("bert", "classification", tmp_path, model=model, more={"pruning": asked}, optim="adamw_bnb_8bit")
+    trainer.train()
+    weight = trainer.model.bert.encoder.layer[0].attention.self.query.weight
+    state = trainer.optimizer.optimizer.state[weight]
+    assert state["state1"].dtype == torch.uint8 and bool((weight == 0).any())
+    for number in (1, 2):
+        moments = state[f"qmap{number}"][state[f"state{number}"].long()]
+        assert not bool(moments[weight == 0].any()) and bool(moments.any())

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.training.manifest import write_manifest
 from tests.training.runs import history, model_for, same, trainer_for, weights
 
 SAVING = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "steps", "eval_steps": 2, "max_steps": 10}
@@ -111,3 +112,41 @@ def test_pruning_cannot_be_dropped_or_added_at_a_resume(first, tmp_path):
     full_run("bert", "classification", tmp_path, pruning=first, max_steps=3).train()
     with pytest.raises(MismatchError, match="pruning masks"):
         full_run("bert", "classification", tmp_path, pruning=not first, max_steps=6).train(resume_from_checkpoint=True)
+
+
+def pruned_run(folder, **words):
+    """A short training whose one entry is ``words``."""
+    entry = {"target_modules": ("intermediate.dense",), "begin_step": 1, "end_step": 5} | words
+    more = {"pruning": PruningConfig(**entry)}
+    return trainer_for("bert", "classification", folder, more=more, max_steps=6, save_strategy="steps", save_steps=3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sparsity": 0.3},
+        {"structure": "n_of_m", "sparsity": None, "pattern": (2, 4)},
+        {"criterion": "random"},
+        {"criterion": "taylor"},
+        {"end_step": 4},
+    ],
+)
+def test_a_checkpoint_is_not_resumed_with_another_pruning_section(other, tmp_path):
+    """Masks only grow: 0.8 asked down to 0.3 ends at 0.8 as if it were final, and Fisher sums are read as Taylor's."""
+    words = {"sparsity": 0.8, "criterion": "fisher"}
+    pruned_run(tmp_path, **words).train()
+    given = {key: value for key, value in (words | other).items() if value is not None}
+    with pytest.raises(MismatchError, match=r"checkpoint-3 was pruned with pruning .*this run asks for"):
+        pruned_run(tmp_path, **given).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_checkpoint_without_a_record_of_its_pruning_is_resumed_with_a_warning(tmp_path, caplog):
+    """One from before there was a record is no reason to lose the training."""
+    pruned_run(tmp_path, sparsity=0.8).train()
+    folder = tmp_path / "checkpoint-3"
+    (folder / "pruning.json").unlink()
+    (folder / "checkpoint_manifest.json").unlink()
+    write_manifest(folder, step=3, resumable=True)
+    with caplog.at_level(logging.WARNING):
+        pruned_run(tmp_path, sparsity=0.8).train(resume_from_checkpoint=str(folder))
+    assert "checkpoint-3 is from before pruning.json: its pruning settings are not compared" in caplog.text
