@@ -72,9 +72,9 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.headers import check_storage
         from hf_shrink.loading.shapes import resize
 
-        if self.pre_quantized and (files := kwargs.get("checkpoint_files")):
+        if files := kwargs.get("checkpoint_files"):
             folder = Path(files[0]).parent
-            check_storage(folder.name, self.quantization_config, folder)
+            check_storage(folder.name, self.quantization_config, folder, [Path(file) for file in files])
         resize(model, self.quantization_config.shapes, self.quantization_config.head_dim)
         if self.stream is not None:
             skip = self.stream.prepare(model, kwargs.get("checkpoint_files"))
