@@ -12,7 +12,7 @@ from hf_shrink.families import FAMILIES, family_of, layers_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.pieces import Group, Piece
 from hf_shrink.pruning.units import NOUNS, Kind, Units, kept_units, multiple_of, units_of
-from hf_shrink.targets import Projection, check_patterns, matches, oriented, projections, select
+from hf_shrink.targets import Projection, check_own_weights, check_patterns, matches, oriented, projections, select
 
 ROUND_TO = 8
 """What kept widths are multiples of where nothing else is said; vectorised kernels like it."""
@@ -230,9 +230,4 @@ def check_prunable(model: Any) -> None:
         )
     if getattr(model, "peft_config", None):
         raise MismatchError(f"{type(model).__name__} carries an adapter: call merge_and_unload() and prune the result.")
-    for name, module in projections(model).items():
-        if not isinstance(module._parameters.get("weight"), nn.Parameter):
-            raise MismatchError(
-                f"{name}: its weight is computed from others (torch.nn.utils.prune or a parametrization).\n"
-                "Call torch.nn.utils.prune.remove(module, 'weight') or remove_parametrizations(module, 'weight') first."
-            )
+    check_own_weights(model)
