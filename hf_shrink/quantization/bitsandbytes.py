@@ -26,6 +26,7 @@ from hf_shrink.targets import Projection, oriented
 
 _BLOCK = 64  # weights that share a scale in 4 bits
 _NESTED_BLOCK = 256  # scales that share a scale under double quantisation
+_CHATTY = "bitsandbytes.autograd._functions"
 
 
 def unfit(layer: Projection, config: QuantizationConfig) -> str | None:
@@ -90,6 +91,13 @@ def store(
     disable_cpu_repacking(result)
     result.eval()  # type: ignore[no-untyped-call]  # the new layers too: in training they multiply another way
     return result
+
+
+def settle(model: nn.Module) -> None:
+    """What ``store`` sees to, for a model whose quantised layers somebody else loaded: each warning once, no repacking."""
+    if stored_bits(model):
+        _warn_once(_CHATTY)
+    disable_cpu_repacking(model)
 
 
 def disable_cpu_repacking(model: nn.Module) -> None:
@@ -247,7 +255,7 @@ def library() -> Any:
         import bitsandbytes
     except ImportError as error:
         raise ResourceError("quantization: 4 and 8 bits need bitsandbytes. Try: pip install bitsandbytes") from error
-    _warn_once("bitsandbytes.autograd._functions")
+    _warn_once(_CHATTY)
     return bitsandbytes
 
 
