@@ -23,7 +23,6 @@ from hf_shrink.distillation.streaming import Heads
 from hf_shrink.distillation.vocabularies import shared_words
 from hf_shrink.distillation.watching import NOT_REENTRANT, Attended
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
-from hf_shrink.quantization.bitsandbytes import settle
 from hf_shrink.training.accounting import labels_kept, predicts_next_token
 from hf_shrink.training.sampled import SamplingTrainer
 from hf_shrink.training.teachers import AnyTeacher, as_one, inside, models_of, warn_of_smaller
@@ -62,8 +61,6 @@ class TaughtTrainer(SamplingTrainer):
         one.to(self.args.device)
         if not self.pruning:
             warn_of_smaller(one, inside(self.student))
-        for model in models_of(teacher):
-            settle(model)
         live = not isinstance(one, CachedTeacher)
         self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=live)
         on_layers = any(as_loss(term.loss).reads != "logits" for term in config.losses)
