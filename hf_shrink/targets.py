@@ -7,7 +7,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.errors import RecipeError
 
 Projection: TypeAlias = nn.Linear | Conv1D
 
@@ -25,16 +25,6 @@ def oriented(module: Projection) -> Tensor:
 def features(module: Projection) -> tuple[int, int]:
     """``(in_features, out_features)``, read off the attributes, because four-bit weights are stored flat."""
     return (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
-
-
-def check_own_weights(model: nn.Module) -> None:
-    """Refuse, with a ``MismatchError``, projections whose weight is no parameter of theirs."""
-    for name, module in projections(model).items():
-        if not isinstance(module._parameters.get("weight"), nn.Parameter):
-            raise MismatchError(
-                f"{name}: its weight is computed from others (torch.nn.utils.prune or a parametrization).\n"
-                "Call torch.nn.utils.prune.remove(module, 'weight') or remove_parametrizations(module, 'weight') first."
-            )
 
 
 def matches(name: str, pattern: str) -> bool:

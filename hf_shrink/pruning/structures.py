@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, family_of, layers_of
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.entries import named
+from hf_shrink.pruning.masks import removed_count
 from hf_shrink.pruning.pieces import Group, Piece
 from hf_shrink.pruning.units import NOUNS, Kind, Units, kept_units, multiple_of, units_of
-from hf_shrink.targets import Projection, check_own_weights, check_patterns, matches, oriented, projections, select
+from hf_shrink.targets import Projection, check_patterns, matches, oriented, projections, select
 
 ROUND_TO = 8
 """What kept widths are multiples of where nothing else is said; vectorised kernels like it."""
@@ -34,11 +36,11 @@ def groups_of(model: Any, configs: Sequence[PruningConfig], fractions: Mapping[s
     owners = _owners(model)
     found: list[Group] = []
     claims: dict[int, Group] = {}
-    for index, config in enumerate(configs):
+    for place, config in named(configs):
         if config.is_cut_at_once:
             continue
         own = (fractions or {}) if config.allocation == "sensitivity" else {}
-        for group in _groups(model, config, f"pruning.{index}", owners, own):
+        for group in _groups(model, config, place, owners, own):
             for piece in group.pieces:
                 _claim(claims, piece, group)
             found.append(group)
@@ -83,10 +85,33 @@ def _entries(
             continue
         grid, block = _grid(name, module, config, entry)
         piece = Piece(f"{name}.weight", module, "weight", "entry", block=block)
-        found[id(module.weight)] = Group(name, entry, config, grid, fractions.get(name, config.fraction), (piece,))
+        found[id(module.weight)] = Group(name, entry, config, grid, _amount(name, grid, config, entry, fractions), (piece,))
     if not found:
         raise RecipeError(f"{entry}: every one of {len(chosen)} projections shares its weight with what is no target.")
-    return list(found.values())
+    groups = list(found.values())
+    if config.sparsity and not fractions and not any(group.removed for group in groups):
+        raise RecipeError(
+            f"{entry}.sparsity: {config.sparsity} removes none of the {groups[0].shape.numel()} {_noun(config)} of "
+            f"{groups[0].name}, nor any elsewhere; raise sparsity{', or use smaller blocks' if config.block else ''}."
+        )
+    return groups
+
+
+def _noun(config: PruningConfig) -> str:
+    return "weights" if config.block is None else "blocks"
+
+
+def _amount(name: str, grid: torch.Size, config: PruningConfig, entry: str, fractions: Mapping[str, float]) -> float | None:
+    """The fraction that a projection loses in the end; never all of it, or what reads it would read nothing but zeros."""
+    fraction, total = fractions.get(name, config.fraction), grid.numel()
+    if fraction is None or config.allocation == "global" or removed_count(fraction, total) < total:
+        return fraction
+    if config.allocation == "sensitivity":
+        return (total - 1) / total
+    raise RecipeError(
+        f"{entry}.sparsity: {name}: {fraction} removes {total} of {total} {_noun(config)}; at least 1 must stay.\n"
+        f"Lower sparsity{', use smaller blocks' if config.block else ''}, or add it to exclude_modules."
+    )
 
 
 def _grid(name: str, module: Projection, config: PruningConfig, entry: str) -> tuple[torch.Size, tuple[int, int]]:
@@ -230,4 +255,9 @@ def check_prunable(model: Any) -> None:
         )
     if getattr(model, "peft_config", None):
         raise MismatchError(f"{type(model).__name__} carries an adapter: call merge_and_unload() and prune the result.")
-    check_own_weights(model)
+    for name, module in projections(model).items():
+        if not isinstance(module._parameters.get("weight"), nn.Parameter):
+            raise MismatchError(
+                f"{name}: its weight is computed from others (torch.nn.utils.prune or a parametrization).\n"
+                "Call torch.nn.utils.prune.remove(module, 'weight') or remove_parametrizations(module, 'weight') first."
+            )

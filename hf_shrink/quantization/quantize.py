@@ -18,7 +18,6 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.embeddings import check_tables, round_embeddings
 from hf_shrink.quantization.mixed import Mixed, quantize_mixed
 from hf_shrink.quantization.plan import KEPT, keep_plan
-from hf_shrink.targets import check_own_weights
 
 
 def quantize(
@@ -38,7 +37,7 @@ def quantize(
         RecipeError: quantised already, nothing is left to quantise, a backend that writes files, or a calibration that is
             missing or that nobody reads.
         NonFiniteError: a weight is NaN or infinite, or too large for the new precision.
-        MismatchError: no model of transformers, or one with adapters or with weights that are computed from others.
+        MismatchError: the model carries adapters.
         ResourceError: bitsandbytes is missing.
     """
     if config.backend == "onnx":
@@ -98,15 +97,11 @@ def existing_quantization(model: PreTrainedModel) -> str | None:
 
 
 def _refuse(model: PreTrainedModel) -> None:
-    name = type(model).__name__
     if any(hasattr(layer, "base_layer") for layer in model.modules()):
         raise MismatchError(
-            f"quantization: {name} carries an adapter, which would be rounded with the rest.\n"
+            f"quantization: {type(model).__name__} carries an adapter, which would be rounded with the rest.\n"
             "Quantise the model without it and put it on the result; of a PeftModel, merge_and_unload() first."
         )
-    if not isinstance(model, PreTrainedModel):
-        raise MismatchError(f"quantization: expected a transformers PreTrainedModel, got {name}.")
-    check_own_weights(model)
     if (existing := existing_quantization(model)) is not None:
         raise RecipeError(
             f"quantization: the model is quantised already ({existing}); twice would lose more and save nothing.\n"
