@@ -17,7 +17,7 @@ _SCALES = {8: re.compile(r"\.SCB$"), 4: re.compile(r"\.quant_state\.bitsandbytes
 """Tensors that bitsandbytes stores beside each weight of so many bits."""
 
 
-def check_storage(where: str, record: Any, folder: Path) -> None:
+def check_storage(where: str, record: Any, folder: Path, files: Sequence[Path] | None = None) -> None:
     """Refuse weights in float under a config that says they are quantised, and the other way round.
 
     transformers loads the first as if nothing were wrong and fails at the first forward pass; of the second it calls the scales
@@ -28,6 +28,7 @@ def check_storage(where: str, record: Any, folder: Path) -> None:
         record: ``quantization_config`` of its config, a dict or an object, or None; of methods, only bitsandbytes, alone or
             inside ours, is looked at.
         folder: with safetensors; a damaged one is left to whoever reads it.
+        files: that are read; None for those that ``from_pretrained`` takes from ``folder``.
 
     Raises:
         MismatchError: the two contradict each other.
@@ -35,7 +36,7 @@ def check_storage(where: str, record: Any, folder: Path) -> None:
     """
     record = as_words(where, record)
     said = _said(where, record)
-    found, dtype, weights = _found(_files(folder))
+    found, dtype, weights = _found(_files(folder) if files is None else files)
     if said is None or dtype is None or said == found:
         return
     if not found and not _quantizable(where, record, weights):

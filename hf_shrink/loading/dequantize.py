@@ -7,6 +7,7 @@ import torch
 from transformers import PreTrainedModel
 
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.save import record_shapes
 from hf_shrink.quantization.bitsandbytes import dequantize_in_place, stored_bits
 from hf_shrink.quantization.cast import cast_in_place
@@ -43,6 +44,7 @@ def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", 
     elif dtype is not None:
         cast_in_place(plain, getattr(torch, dtype))
     forget_quantization(plain)
+    drop_quantizer_conversions(plain)
     record_shapes(plain)
     plain.eval()
     assert isinstance(plain, PreTrainedModel)

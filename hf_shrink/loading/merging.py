@@ -45,8 +45,29 @@ def merge(stored: Any, given: Any) -> Any:
     if one.is_asked_for and (pruning or asked is not None):
         raise RecipeError("config.json asks for pruning or quantization itself; change it there, or leave the argument out.")
     if not one.is_asked_for:
+        if isinstance(two, ShrinkConfig):
+            two = in_our_words(two)
+            pruning = two.pruning
         one.pruning, one.quantization = pruning, asked
     return one
+
+
+def in_our_words(given: ShrinkConfig) -> ShrinkConfig:
+    """What ``given`` asks of weights that are still in float; options of bitsandbytes follow the safety plan like ours.
+
+    Raises:
+        RecipeError: something that tells of a stored folder, or an option that we do not have.
+    """
+    if given.bitsandbytes is None:
+        return given
+    if given.eight_bits is not None:
+        raise RecipeError(
+            "ShrinkConfig: eight_bits says how a stored folder lies, and this one is in float.\n"
+            "Load it in float; quantize(model, QuantizationConfig(bits='auto', budget=...), calibration) gives both widths."
+        )
+    return ShrinkConfig(
+        given.shapes, head_dim=given.head_dim, pruning=given.pruning, quantization=from_bitsandbytes(given.bitsandbytes)
+    )
 
 
 def concerns(stored: Any, given: Any) -> bool:
@@ -115,7 +136,7 @@ def from_bitsandbytes(options: dict[str, Any]) -> QuantizationConfig:
         bits=4,
         quant_type=options.get("bnb_4bit_quant_type", "fp4"),
         double_quant=options.get("bnb_4bit_use_double_quant", False),
-        compute_dtype=options.get("bnb_4bit_compute_dtype") or "float32",
+        compute_dtype=str(options.get("bnb_4bit_compute_dtype") or "float32").removeprefix("torch."),
         **words,
     )
 

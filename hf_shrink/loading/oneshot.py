@@ -13,6 +13,7 @@ from hf_shrink.loading.shrink_config import ShrinkConfig
 from hf_shrink.pruning import oneshot
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization import quantize as quantization
+from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.targets import projections
 
@@ -86,9 +87,10 @@ def _check_model(what: str, model: Any) -> None:
 def recorded(model: PreTrainedModel) -> PreTrainedModel:
     """``model`` itself; its config now says what its feed-forward layers look like, where a stock config cannot."""
     record_shapes(model)
-    stored = getattr(model.config, "quantization_config", None)
-    if isinstance(stored, ShrinkConfig) and stored.eight_bits is not None:  # dequantize() has to know both kinds
-        quantizer = ShrinkQuantizer(stored, pre_quantized=True)
+    if stored_bits(model):  # its own dequantize() asks the quantizer: transformers' gives GPT-2 layers of another kind
+        stored = model.config.quantization_config
+        ours = stored if isinstance(stored, ShrinkConfig) else ShrinkConfig(bitsandbytes=stored.to_dict())
+        quantizer = ShrinkQuantizer(ours, pre_quantized=True)
         setattr(model, "hf_quantizer", quantizer)  # noqa: B010 - nn.Module types attributes as tensors
     write_embeddings(model)
     return model

@@ -26,11 +26,9 @@ class ShrinkQuantizer(HfQuantizer):
     quantization_config: ShrinkConfig
 
     def __init__(self, quantization_config: ShrinkConfig, **kwargs: Any) -> None:
+        if not kwargs.get("pre_quantized", True):
+            quantization_config = _argument(quantization_config)
         super().__init__(quantization_config, **kwargs)
-        if not self.pre_quantized and quantization_config.embeddings is not None:
-            refuse_embeddings(quantization_config.embeddings)
-        if not self.pre_quantized and quantization_config.is_empty:
-            raise RecipeError("ShrinkConfig: asks for nothing; give it pruning or quantization, or load without it.")
         self.inner: Any = None  # an HfQuantizer, where the model is quantised as well
         self.stream: Any = None  # where something is done while loading
         if quantization_config.is_asked_for:
@@ -72,9 +70,9 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.headers import check_storage
         from hf_shrink.loading.shapes import resize
 
-        if self.pre_quantized and (files := kwargs.get("checkpoint_files")):
+        if files := kwargs.get("checkpoint_files"):
             folder = Path(files[0]).parent
-            check_storage(folder.name, self.quantization_config, folder)
+            check_storage(folder.name, self.quantization_config, folder, [Path(file) for file in files])
         resize(model, self.quantization_config.shapes, self.quantization_config.head_dim)
         if self.stream is not None:
             skip = self.stream.prepare(model, kwargs.get("checkpoint_files"))
@@ -221,6 +219,17 @@ class ShrinkQuantizer(HfQuantizer):
     def is_compileable(self) -> bool:
         """Other shapes compile; what is quantised as transformers says."""
         return self.inner is None or bool(self.inner.is_compileable)
+
+
+def _argument(given: ShrinkConfig) -> ShrinkConfig:
+    """What is asked of a folder that says nothing itself."""
+    from hf_shrink.loading.merging import in_our_words
+
+    if given.embeddings is not None:
+        refuse_embeddings(given.embeddings)
+    if given.is_empty:
+        raise RecipeError("ShrinkConfig: asks for nothing; give it pruning or quantization, or load without it.")
+    return in_our_words(given)
 
 
 # Assigned, because transformers' own register functions refuse a second time: a reload would fail, or leave the old classes.

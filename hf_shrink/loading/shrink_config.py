@@ -43,7 +43,8 @@ class ShrinkConfig(QuantizationConfigMixin):
             ``(in_features, out_features)``. Below the base model, so that the folder also opens without its head.
         head_dim: features of an attention head, where they are not hidden width by number of heads.
         bitsandbytes: the ``BitsAndBytesConfig`` of a model that is quantised as well, as a dict. It is nested because
-            transformers would take ``load_in_8bit`` at the top level for a plain bitsandbytes checkpoint.
+            transformers would take ``load_in_8bit`` at the top level for a plain bitsandbytes checkpoint. For weights that
+            are still in float the same as ``quantization``.
         embeddings: ``bfloat16`` or ``int8``, where word, position and type embeddings lie so in the file; to round
             them, ask by ``quantization``.
         eight_bits: where ``bitsandbytes`` says 4 bits and some layers have 8: their ``layers``, as paths below the base model,

@@ -26,6 +26,13 @@ from hf_shrink.targets import Projection, oriented
 
 _BLOCK = 64  # weights that share a scale in 4 bits
 _NESTED_BLOCK = 256  # scales that share a scale under double quantisation
+_HEADS = (
+    *("classifier", "pre_classifier", "classification_head", "score", "qa_outputs", "lm_head", "cls", "pooler.dense"),
+    *("vocab_transform", "vocab_projector", "generator_predictions", "generator_lm_head", "discriminator_predictions"),
+    *("sequence_summary", "multiple_choice_head"),
+)
+"""What transformers calls the layers that a model for one task has and another has not."""
+_CHATTY = "bitsandbytes.autograd._functions"
 
 
 def unfit(layer: Projection, config: QuantizationConfig) -> str | None:
@@ -90,6 +97,13 @@ def store(
     disable_cpu_repacking(result)
     result.eval()  # type: ignore[no-untyped-call]  # the new layers too: in training they multiply another way
     return result
+
+
+def settle(model: nn.Module) -> None:
+    """What ``store`` sees to, for a model whose quantised layers somebody else loaded: each warning once, no repacking."""
+    if stored_bits(model):
+        _warn_once(_CHATTY)
+    disable_cpu_repacking(model)
 
 
 def disable_cpu_repacking(model: nn.Module) -> None:
@@ -214,6 +228,8 @@ def _fill(model: PreTrainedModel, name: str, value: torch.Tensor, bias: nn.Param
 def skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[str]) -> list[str]:
     """Names for ``llm_int8_skip_modules`` that cover every kept layer and no other, with and without a head on top.
 
+    Heads that ``model`` has not are among them: the folder may be opened with one, which is new and has to be in float.
+
     transformers skips what starts or ends with such a name, so a path inside the base model serves both. Where a name would
     catch more than its own layer it is anchored: transformers reads it as a regular expression.
     """
@@ -223,7 +239,14 @@ def skip_names(model: PreTrainedModel, quantized: Sequence[str], kept: Sequence[
         relative = name.removeprefix(prefix)
         alone = all(should_convert_module(other, [relative]) for other in quantized)
         names.append(relative if alone else f"{re.escape(name)}$")
-    return names
+    return [*names, *_other_heads(names, quantized, prefix)]
+
+
+def _other_heads(names: Sequence[str], quantized: Sequence[str], prefix: str) -> list[str]:
+    """Those of ``_HEADS`` that are not named yet and catch no layer that is stored in fewer bits, with and without a head."""
+    layers = {*quantized, *(name.removeprefix(prefix) for name in quantized)}
+    free = [head for head in _HEADS if should_convert_module(head, list(names))]
+    return [head for head in free if all(should_convert_module(layer, [head]) for layer in layers)]
 
 
 def _check_converted(converted: Set[str], quantized: Sequence[str]) -> None:
@@ -247,7 +270,7 @@ def library() -> Any:
         import bitsandbytes
     except ImportError as error:
         raise ResourceError("quantization: 4 and 8 bits need bitsandbytes. Try: pip install bitsandbytes") from error
-    _warn_once("bitsandbytes.autograd._functions")
+    _warn_once(_CHATTY)
     return bitsandbytes
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.finite import check_finite
 from hf_shrink.own_forward import unwrap_forward
 from hf_shrink.quantization.backend import backend_for
@@ -37,6 +37,7 @@ def quantize(
         RecipeError: quantised already, nothing is left to quantise, a backend that writes files, or a calibration that is
             missing or that nobody reads.
         NonFiniteError: a weight is NaN or infinite, or too large for the new precision.
+        MismatchError: the model carries adapters.
         ResourceError: bitsandbytes is missing.
     """
     if config.backend == "onnx":
@@ -45,7 +46,7 @@ def quantize(
         return quantize_by_budget(model, config, calibration).model
     if calibration is not None:
         raise RecipeError(f"quantize: calibration would be ignored with bits: {config.bits}; leave it out, or use bits: auto.")
-    _refuse_quantized(model)
+    _refuse(model)
     check_finite(model, "quantization")
     if config.bits == 16:
         check_tables(model, config)
@@ -70,7 +71,7 @@ def quantize_by_budget(
     """``quantize`` for ``bits: auto``, with the table of what was decided; errors as there."""
     if calibration is None:
         raise RecipeError("quantize: bits: auto measures what each layer loses; give batches as calibration.")
-    _refuse_quantized(model)
+    _refuse(model)
     check_finite(model, "quantization")
     mixed = quantize_mixed(model, config, list(calibration))
     unwrap_forward(mixed.model)
@@ -95,7 +96,12 @@ def existing_quantization(model: PreTrainedModel) -> str | None:
     return f"{method}, {bits} bits" if bits else str(method)
 
 
-def _refuse_quantized(model: PreTrainedModel) -> None:
+def _refuse(model: PreTrainedModel) -> None:
+    if any(hasattr(layer, "base_layer") for layer in model.modules()):
+        raise MismatchError(
+            f"quantization: {type(model).__name__} carries an adapter, which would be rounded with the rest.\n"
+            "Quantise the model without it and put it on the result; of a PeftModel, merge_and_unload() first."
+        )
     if (existing := existing_quantization(model)) is not None:
         raise RecipeError(
             f"quantization: the model is quantised already ({existing}); twice would lose more and save nothing.\n"

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.quantization.backend import backend_for
-from hf_shrink.quantization.bitsandbytes import stored_bits
+from hf_shrink.quantization.bitsandbytes import settle, stored_bits
 from hf_shrink.quantization.low_rank import input_moments, low_rank
 from hf_shrink.targets import features, oriented
 
@@ -73,6 +73,7 @@ def _adapted(small: PreTrainedModel, ranks: Mapping[str, int], rank: int) -> Pef
     config = LoraConfig(
         r=rank, lora_alpha=rank, target_modules=list(ranks), rank_pattern=less, alpha_pattern=less, lora_dropout=0.0
     )
+    settle(small)
     adapted = get_peft_model(small, config)
     assert isinstance(adapted, PeftModel)
     return adapted

@@ -17,6 +17,7 @@ from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import inner_size
+from hf_shrink.quantization.bitsandbytes import settle
 from hf_shrink.training.accounting import predicts_next_token
 
 AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | CachedTeacher | Sequence[nn.Module | Teacher]
@@ -39,6 +40,8 @@ def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Tea
             next token.
     """
     one: Teacher | Ensemble | CachedTeacher
+    for model in models_of(teacher):
+        settle(model)
     if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
         one = teacher
     elif isinstance(teacher, nn.Module):

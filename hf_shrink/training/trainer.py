@@ -11,8 +11,9 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.positions import is_about_spans
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.quantization.bitsandbytes import repacked, settle
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.training.accounting import answers_in, can_count, honours_count, labels_kept
 from hf_shrink.training.callbacks import EpochCallback
@@ -42,6 +43,7 @@ class ShrinkTrainer(RoundedTrainer):
 
     Raises:
         RecipeError: arguments that would be ignored or cannot go together.
+        IntegrityError: 4-bit weights that bitsandbytes has repacked for this CPU.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class ShrinkTrainer(RoundedTrainer):
         )
         if hasattr(self.data_collator, "set_epoch"):
             self.add_callback(EpochCallback(self.data_collator))
+        _settle(self.model)
         self.set_pruning(pruning, pruning_fractions)
         self.set_distillation(teacher, distillation)
         self.set_optimization(optimization)
@@ -193,7 +196,10 @@ class ShrinkTrainer(RoundedTrainer):
     def call_model_init(self, trial: Any = None) -> nn.Module:
         """As in ``Trainer``; a new model gets adapters too."""
         model: nn.Module = super().call_model_init(trial)
-        return model if self._peft_config is None else _with_adapters(model, self._peft_config)
+        if self._peft_config is not None:
+            model = _with_adapters(model, self._peft_config)
+        _settle(model)
+        return model
 
     def _refuse_what_cannot_be_right(self) -> None:
         given = (("distillation", self.distiller), ("pruning", self.pruning), ("quantization", self.roundings))
@@ -209,6 +215,15 @@ class ShrinkTrainer(RoundedTrainer):
             )
         if ours and (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             raise RecipeError(f"{ours}: sharded training (FSDP, DeepSpeed) is not supported. Use plain data parallel training.")
+
+
+def _settle(model: Any) -> None:
+    if layers := repacked(model):
+        raise IntegrityError(
+            f"{layers[0]}: an evaluation has repacked its 4-bit weights for the CPU, which loses gradients without an error.\n"
+            "Load the model again and train it before it is evaluated; ShrinkTrainer then evaluates without that."
+        )
+    settle(model)
 
 
 def _with_adapters(model: Any, config: PeftConfig) -> nn.Module:

@@ -13,7 +13,7 @@ from transformers import (
 )
 from transformers.pytorch_utils import Conv1D
 
-from hf_shrink import QuantizationConfig, dequantize, quantize
+from hf_shrink import PruningConfig, QuantizationConfig, dequantize, prune, quantize
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.loading.save import save
 from hf_shrink.quantization.bitsandbytes import restored, stored_bits
@@ -44,6 +44,9 @@ def test_floats_are_what_was_multiplied_by(family, bits, dtype, tmp_path: Path):
         assert torch.equal(restored(loaded.get_submodule(name)), weight), "the original changed"
     assert {p.dtype for p in back.parameters()} == {kind} and not back.training
     assert save(back, tmp_path / "float") == "stock"
+    for name, own in (("own", back), ("cut", prune(back, PruningConfig(sparsity=0.5)))):  # a Trainer saves that way
+        own.save_pretrained(tmp_path / name)
+        assert_same(own, AutoModelForSequenceClassification.from_pretrained(tmp_path / name), family, name)
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "float")
     assert_same(back, again, family, family)
     assert not hasattr(again.config, "quantization_config")

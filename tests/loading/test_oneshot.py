@@ -9,8 +9,10 @@ from torch.nn.utils.parametrize import register_parametrization
 from torch.nn.utils.prune import l1_unstructured
 from transformers import AutoModelForSequenceClassification
 
-from hf_shrink import PruningConfig, QuantizationConfig, prune, quantize
+from hf_shrink import PruningConfig, QuantizationConfig, dequantize, prune, quantize
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.quantization.bitsandbytes import stored_bits
+from tests.loading.cuts import assert_same
 from tests.loading.odd import logits
 from tests.tiny import tiny_classifier
 
@@ -99,3 +101,24 @@ def test_a_smaller_float_model_is_loaded_as_floats_and_by_its_own_config(family,
     loaded.half().save_pretrained(tmp_path / "half")
     halved = AutoModelForSequenceClassification.from_pretrained(tmp_path / "half", dtype="auto")
     assert halved.dtype == torch.float16 and halved.float().num_parameters() == small.num_parameters()
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_model_quantised_in_memory_undoes_it_itself(family, bits, tmp_path: Path):
+    """transformers' own leaves nn.Linear in the place of GPT-2's Conv1D: the folder does not load, or transposed."""
+    small = quantize(tiny_classifier(family, hidden=64, ffn=128), QuantizationConfig(bits=bits))
+    expected = dequantize(small)
+    back = small.dequantize()  # in place
+    assert stored_bits(back) == {} and not hasattr(back.config, "kept_in_high_precision")
+    back.save_pretrained(tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert_same(expected, again, family, family)
+
+
+def test_what_is_quantised_in_memory_is_stock_to_whoever_asks(tmp_path: Path):
+    """The record stays in the words of bitsandbytes, and so do the guards of transformers and peft."""
+    small = quantize(tiny_classifier(hidden=64, ffn=128), QuantizationConfig(bits=4))
+    assert type(small.config.quantization_config).__name__ == "BitsAndBytesConfig" and small.is_loaded_in_4bit
+    with pytest.raises(ValueError, match="cast a bitsandbytes model"):
+        small.to(torch.bfloat16)

@@ -19,6 +19,7 @@ from transformers import (
 
 from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, prune, quantize
 from hf_shrink.errors import RecipeError
+from hf_shrink.loading.merging import from_bitsandbytes
 from hf_shrink.loading.save import save
 from tests.loading.asked import FFN, HEADS, HIDDEN, LAYERS, STORED, STRUCTURES, auto, folder_of, in_memory, load
 from tests.loading.cuts import assert_same
@@ -161,6 +162,27 @@ def test_what_was_loaded_is_saved_and_loaded_bit_equal(structure, stored, folder
         else:
             first, second = load_file(one), load_file(two)
             assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+OPTIONS = {
+    "int8": {"load_in_8bit": True},
+    "fp4-bf16": {"load_in_4bit": True, "bnb_4bit_compute_dtype": torch.bfloat16},
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_of_bitsandbytes_follow_the_plan_as_ours_do(name, folders, stored, tmp_path):
+    """Pooler and head were quantised, too, a new head before it had weights, and plain transformers could not load the file."""
+    asked, words = ShrinkConfig(bitsandbytes=OPTIONS[name]), from_bitsandbytes(OPTIONS[name])
+    for folder in (folders["bert"], stored["shapes"]):
+        ours = load(folder, asked)
+        assert_same(load(folder, ShrinkConfig(quantization=words)), ours, "bert", name)
+        assert ours.config.kept_in_high_precision.items() >= {"bert.pooler.dense": "pooler", "classifier": "task head"}.items()
+    load(folders["bert"], asked).save_pretrained(tmp_path / "small")
+    record = json.loads((tmp_path / "small" / "config.json").read_text())["quantization_config"]
+    assert record["quant_method"] == "bitsandbytes"
+    folder_of(BertModel(tiny_config("bert", hidden=64, ffn=128), add_pooling_layer=False), tmp_path / "headless")
+    assert load(tmp_path / "headless", asked).classifier.weight.dtype == torch.float32
 
 
 def test_a_config_that_asks_is_obeyed_and_forgotten(folders, tmp_path):

@@ -14,6 +14,10 @@ from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, Reci
 from tests.loading.asked import FFN, STORED, load
 from tests.tiny import tiny_classifier
 
+MIXED = ShrinkConfig(
+    bitsandbytes={"load_in_4bit": True}, eight_bits={"layers": ["encoder.layer.0.output.dense"], "threshold": 6.0}
+)
+
 
 @pytest.mark.parametrize(
     ("name", "given", "says"),
@@ -28,12 +32,15 @@ from tests.tiny import tiny_classifier
         ("shapes-int8", BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=1.0), "quantised already"),
         ("shapes", ShrinkConfig({"encoder.layer.0.output.dense": (8, 64)}), "shapes and head_dim are read from the folder"),
         ("shapes", BitsAndBytesConfig(load_in_8bit=True, llm_int8_has_fp16_weight=True), "llm_int8_has_fp16_weight"),
+        ("shapes", MIXED, "eight_bits says how a stored folder lies"),
+        ("float", MIXED, "eight_bits says how a stored folder lies.*\n.*bits='auto'"),
+        ("float", ShrinkConfig(bitsandbytes={"load_in_8bit": True, "llm_int8_has_fp16_weight": True}), "has_fp16_weight"),
     ],
 )
-def test_contradictions_are_refused(name, given, says, stored):
+def test_contradictions_are_refused(name, given, says, stored, folders):
     """B31, B32: twice would lose more; one of the two would be ignored."""
     with pytest.raises(RecipeError, match=says):
-        load(stored[name], given)
+        load({**stored, "float": folders["bert"]}[name], given)
 
 
 @pytest.mark.parametrize(

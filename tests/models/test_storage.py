@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
-from hf_shrink import PruningConfig, QuantizationConfig, ShrinkError, measure, prune, quantize
+from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, ShrinkError, measure, prune, quantize
 from hf_shrink.cli import app
 from hf_shrink.errors import IntegrityError, MismatchError
 from hf_shrink.inspection import inspect_model
@@ -78,6 +78,16 @@ def test_config_and_weights_must_agree(case, tmp_path: Path):
     if how.get("narrow") and how["config"] is not None:  # from_pretrained asks us only where config.json names us
         with pytest.raises(MismatchError, match="without scales"):
             AutoModelForSequenceClassification.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_an_argument_asks_for_is_not_made_of_codes(bits, tmp_path: Path):
+    """Whole numbers of 8 bits were taken for weights: a model without an error and with other answers."""
+    folder = mixed(tmp_path, weights=bits, config=None)
+    given = [{"quantization": {"bits": 8}}, {"quantization": {"bits": 16, "dtype": "bfloat16"}}]
+    for words in [*given, {"pruning": {"structure": "ffn", "sparsity": 0.5}}]:
+        with pytest.raises(MismatchError, match=f"{bits}-bit, config.json has no quantization_config"):
+            AutoModelForSequenceClassification.from_pretrained(folder, quantization_config=ShrinkConfig(**words))
 
 
 def test_a_recipe_is_refused_before_anything_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,13 +1,23 @@
 """LoRA on weights that were quantised while loading, with evaluations in between: bitsandbytes' CPU path may repack them."""
 
 import copy
+import logging
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification, Trainer, TrainingArguments
 
-from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, ShrinkTrainer
+from hf_shrink import (
+    DistillationConfig,
+    LossTerm,
+    PruningConfig,
+    QuantizationConfig,
+    ShrinkConfig,
+    ShrinkTrainer,
+    quantize,
+)
+from hf_shrink.errors import IntegrityError
 from tests.tiny import tiny_classifier, tiny_inputs
 
 STORED = {
@@ -61,3 +71,52 @@ def test_every_adapter_learns_and_nothing_stored_changes(family, stored, kind, t
     assert not still, "adapters without a gradient"
     after = {name.replace(".base_layer", ""): tensor for name, tensor in adapted.get_base_model().state_dict().items()}
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
+
+
+def plain(tmp_path, bits: int):
+    """What plain ``from_pretrained`` makes of a stock folder; nothing of ours sees it."""
+    quantize(tiny_classifier(hidden=64, ffn=128), QuantizationConfig(bits=bits)).save_pretrained(tmp_path / str(bits))
+    return AutoModelForSequenceClassification.from_pretrained(tmp_path / str(bits))
+
+
+def trainer(model, tmp_path, **more) -> ShrinkTrainer:
+    rows = [{"input_ids": [2, 5, 8, 3], "labels": 1}] * 4
+    words = {"max_steps": 2, "use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
+    return ShrinkTrainer(args=TrainingArguments(str(tmp_path / "run"), **words), train_dataset=rows, **model, **more)
+
+
+def test_the_avx512_path_is_off_for_whoever_is_trained_or_teaches(tmp_path, monkeypatch):
+    """After one evaluation on such a CPU the adapters of a plainly loaded folder learnt nothing, without an error."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
+    teacher, student = plain(tmp_path, 4), plain(tmp_path, 4)
+    lora, made = LoraConfig(target_modules=["query"], r=2), []
+
+    def init():
+        made.append(plain(tmp_path, 4))
+        return made[-1]
+
+    assert on(student) == on(teacher) == 12
+    config = DistillationConfig(losses=[LossTerm(loss="forward_kl")])
+    trainer({"model": student}, tmp_path, teacher=teacher, distillation=config, peft_config=lora)
+    assert on(student) == on(teacher) == 0
+    again = trainer({"model_init": init}, tmp_path, peft_config=lora)
+    again.train()
+    assert made and not any(map(on, made))
+    made[-1].bert.encoder.layer[0].output.dense.weight.quant_state.packing_format_for_cpu = True  # evaluated before
+    with pytest.raises(IntegrityError, match=r"layer\.0\.output\.dense: an evaluation has repacked"):
+        trainer({"model": again.model}, tmp_path)
+
+
+def on(model) -> int:
+    return sum(bool(getattr(layer, "support_avx512bf16_for_cpu", False)) for layer in model.modules())
+
+
+def test_the_warning_of_every_product_comes_once(tmp_path, caplog):
+    logger = logging.getLogger("bitsandbytes.autograd._functions")
+    model = plain(tmp_path, 8)
+    for known in list(logger.filters):
+        logger.removeFilter(known)
+    adapted = get_peft_model(model, LoraConfig(target_modules=["query"], r=2))
+    with caplog.at_level(logging.WARNING):
+        trainer({"model": adapted}, tmp_path).evaluate([{"input_ids": [2, 5, 8, 3], "labels": 1}] * 16)
+    assert sum("inputs will be cast" in record.getMessage() for record in caplog.records) == 1
