@@ -35,16 +35,8 @@ _ONLY: dict[str, tuple[str, ...]] = {
     "allocation": ("unstructured", "block", "heads", "ffn"),
     "round_to": ("heads", "ffn", "hidden", "vocabulary"),
     "reconstruct": (*_UNITS, "unstructured", "n_of_m", "layers"),
-    "penalty": (*_ENTRIES, *_UNITS),
-    "when": (*_ENTRIES, *_UNITS),
     "criterion": (*_ENTRIES, *_UNITS, "layers", "hidden"),
-    "target_modules": (*_ENTRIES, *_UNITS),
-    "exclude_modules": (*_ENTRIES, *_UNITS),
-    "schedule": (*_ENTRIES, *_UNITS),
-    "begin_step": (*_ENTRIES, *_UNITS),
-    "end_step": (*_ENTRIES, *_UNITS),
-    "interval": (*_ENTRIES, *_UNITS),
-    "rounds": (*_ENTRIES, *_UNITS),
+    **dict.fromkeys(("when", "target_modules", "exclude_modules", *sorted(_SCHEDULING)), (*_ENTRIES, *_UNITS)),
 }
 """Keys that only some structures read."""
 

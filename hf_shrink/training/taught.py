@@ -61,8 +61,7 @@ class TaughtTrainer(SamplingTrainer):
         one.to(self.args.device)
         if not self.pruning:
             warn_of_smaller(one, inside(self.student))
-        live = not isinstance(one, CachedTeacher)
-        self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=live)
+        self.set_on_policy(config.on_policy, is_causal=self.predicts_next_token(), is_live=not isinstance(one, CachedTeacher))
         on_layers = any(as_loss(term.loss).reads != "logits" for term in config.losses)
         if on_layers and self.model_init is not None:
             raise RecipeError("distillation: losses on layers belong to one model; pass model= instead of model_init=.")
