@@ -53,9 +53,10 @@ def measure_sensitivity(
     """Quality that the recipe's student loses with a fraction of each mask, before any training with masks.
 
     The student is what a run would start from, trained where it can be: the run's finished teacher, or its finished student
-    where nothing was pruned from it. Masks are those of the ``pruning`` entries, or all neurons and heads where there are
-    none. Quality is the mean log-likelihood of the right class, in nats: minus the cross-entropy, which moves with every
-    weight, while accuracy, kept beside it, moves in steps of one row. Of a language model it is that of the next token.
+    where nothing was pruned from it. Masks are those of the ``pruning`` entries; where there are none, all neurons and heads,
+    and every whole layer in turn. Quality is the mean log-likelihood of the right class, in nats: minus the cross-entropy, that
+    moves with every weight, while accuracy, kept beside it, moves in steps of one row. Of a language model it is that of the
+    next token.
 
     Args:
         recipe: its folder is read, never written.
@@ -75,11 +76,11 @@ def measure_sensitivity(
     some = _batches(tokens.train.select(range(min(ROWS, len(tokens.train)))), splits.format.collator(tokenizer))
     model, came_from = trained_start(recipe, reference, revision, splits.label_names, some)
     configs = recipe.effective_pruning()
-    if came_from != "student":
+    masked = tuple(entry for entry in configs if not entry.is_cut_at_once)
+    if came_from != "student" and masked:
         refuse_numbers(model, configs)
         model = cut_at_once(model, configs, some)
-    if all(entry.is_cut_at_once for entry in configs):
-        configs = _everything(model)
+    configs = masked or _everything(model)
     found = _measured(recipe, model, configs, tokens, tokenizer, splits.label_names, rows, fractions, latency=latency)
     notes = [f"measured on {came_from}"]
     if guess := _guessing(found, model, splits.label_names):
@@ -203,8 +204,8 @@ def timer_of(model: PreTrainedModel, config: MeasurementConfig) -> tuple[Callabl
 
 
 def _everything(model: PreTrainedModel) -> tuple[PruningConfig, ...]:
-    """All neurons and heads of a known family, all projections of another."""
-    kinds = ("ffn", "heads") if model.config.model_type in FAMILIES else ("unstructured",)
+    """All neurons, heads and whole layers of a known family, all projections of another."""
+    kinds = ("ffn", "heads", "layers") if model.config.model_type in FAMILIES else ("unstructured",)
     return tuple(PruningConfig(structure=kind, sparsity=0.5) for kind in kinds)
 
 

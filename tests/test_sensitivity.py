@@ -104,7 +104,7 @@ def test_a_student_that_lost_nothing_is_measured_before_its_teacher(home: Path):
     finish(recipe(), teacher=teacher, student=student)
     found = measure_sensitivity(recipe(), fractions=[0.5], rows=5)
     assert "measured on student" in found.notes and found.words.samples == 5
-    assert {p.structure for p in found.points} == {"ffn", "heads"} and len(found.points) == 4
+    assert {p.structure for p in found.points} == {"ffn", "heads", "layers"} and len(found.points) == 6
     assert "measured on teacher" in measure_sensitivity(recipe("training.max_steps=3"), fractions=[0.5], rows=5).notes
     assert "measured on teacher" in measure_sensitivity(recipe("student.layers=1"), fractions=[0.5], rows=5).notes
 

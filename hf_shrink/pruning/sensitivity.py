@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -14,6 +15,7 @@ from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.families import FAMILIES, stacks_of
 from hf_shrink.pruning.calibrate import calibrate, evaluating
 from hf_shrink.pruning.config import PruningConfig, as_tuple
+from hf_shrink.pruning.layer_sensitivity import layer_points
 from hf_shrink.pruning.masks import keep_top, removed_count
 from hf_shrink.pruning.patterns import keep_n_of_m
 from hf_shrink.pruning.pieces import Group
@@ -44,11 +46,11 @@ def sensitivity(
     """Take a fraction of one mask's entries out of ``model`` at a time and score what is left (arXiv:1608.08710, section 3.2).
 
     The criterion of each entry, on the whole model, says which of them go; the entry's own sparsity is not read. Weights are
-    put back to the bit, also where ``score`` raises.
+    put back to the bit, also where ``score`` raises. An entry for layers takes out one whole layer at a time.
 
     Args:
         model: a float transformers model.
-        configs: entries that do not overlap; those that are cut at once have no mask and are left out.
+        configs: entries that do not overlap; those for the hidden width and the vocabulary have no mask and are left out.
         score: sees the model in eval mode, masked by zeros, and must not change it.
         fractions: of one mask, above 0 and below 1; by entry (``pruning.0``) where they differ. Rounded as pruning rounds
             them; what rounds to nothing or to the same number is left out. ``n_of_m`` has one fraction, its pattern's.
@@ -62,7 +64,8 @@ def sensitivity(
         NonFiniteError: a pruning score or a quality is NaN or infinite.
     """
     groups = [group for group in whole_groups(model, as_tuple(configs)) if entries is None or group.entry in entries]
-    if not groups:
+    layers = any(entry.structure == "layers" for entry in as_tuple(configs)) and entries is None
+    if not groups and not layers:
         raise RecipeError("sensitivity: no entry has masks that could be measured; give one with heads, ffn or unstructured.")
     asked = {group.entry: _checked(fractions, group.entry) for group in groups}
     with evaluating(model):
@@ -97,6 +100,8 @@ def sensitivity(
                         others=more,
                     )
                 )
+        if layers:
+            points += layer_points(model, partial(_quality, score), dense, latency=latency, whole=whole)
     return Sensitivity(tuple(points), dense, words or Words(), others, whole)
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.measurement.compute import macs
 from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.layers import drop_layers
 from hf_shrink.pruning.masks import keep_top
 from hf_shrink.pruning.scores import scores_of
 from hf_shrink.pruning.sensitivity import sensitivity, whole_groups
@@ -179,7 +180,7 @@ def test_a_score_of_nothing_is_refused_and_weights_are_back():
 def test_what_cannot_be_measured_is_said():
     model = tiny.tiny_classifier("bert")
     with pytest.raises(RecipeError, match="no entry has masks"):
-        sensitivity(model, PruningConfig(structure="layers", sparsity=0.5), lambda m: 0.0)
+        sensitivity(model, PruningConfig(structure="hidden", sparsity=0.5), lambda m: 0.0)
     for fractions in ([], [0.5, 1.0], [0.0]):
         with pytest.raises(RecipeError, match="above 0 and below 1"):
             sensitivity(model, FFN, lambda m: 0.0, fractions=fractions)
@@ -241,3 +242,23 @@ def test_several_scores_are_kept_and_the_first_counts():
     found = sensitivity(model, FFN, lambda m: {"closeness": Closeness(whole)(m), "ten": 10.0}, fractions=[0.5])
     assert found.others == {"ten": 10.0} == found.points[0].others
     assert found.dense == 0 and found.points[0].loss > 0
+
+
+@pytest.mark.parametrize("family", ["bert", "t5"])
+def test_a_whole_layer_costs_what_the_model_without_it_scores(family):
+    """Scored on a copy: a layer that is put back a little off would change every number after it."""
+    model = tiny.spread(tiny.tiny_classifier(family, layers=3))
+    batch = tiny.tiny_inputs(family, rows=8)
+    before = copy.deepcopy(model.state_dict())
+
+    def score(found):
+        return -float(found(**batch).logits.square().mean())
+
+    points = sensitivity(model, PruningConfig(structure="layers", sparsity=0.5), score).points
+    with torch.no_grad():
+        by_hand = {i: drop_layers(model, [j for j in range(3) if j != i]) for i in range(family == "t5", 3)}
+        dense = score(model)
+        assert {p.layer: p.loss for p in points} == {i: dense - score(small.eval()) for i, small in by_hand.items()}
+    assert {p.parameters for p in points} == {model.num_parameters() - small.num_parameters() for small in by_hand.values()}
+    assert all(p.kind == "whole layers" and p.fraction == 1.0 for p in points)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
