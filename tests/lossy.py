@@ -1,6 +1,7 @@
 """A tiny language model that loses something in 4 bits, and a run that gives it back."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,13 @@ def lossy_run(folder: Path, recipe: Recipe) -> Path:
         patch.chdir(folder)
         run(recipe)
     return folder
+
+
+def copied(finished: Path, folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """A copy of ``finished`` in ``folder``, as the current folder."""
+    shutil.copytree(finished, folder / "own")
+    patch.chdir(folder / "own")
+    return folder / "own"
 
 
 def report(folder: Path = FOLDER) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from hf_shrink.quantization.straight_through import check_exported
 from hf_shrink.targets import oriented, projections
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.verification import verify_model
-from tests.lossy import FOLDER, lossy_run, recipe_of, report, value
+from tests.lossy import FOLDER, copied, lossy_run, recipe_of, report, value
 from tests.project import make_project, tiny_overrides
 
 ROOT = Path(__file__).parent.parent
@@ -46,9 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the finished run as the current folder."""
-    shutil.copytree(finished, tmp_path / "own")
-    monkeypatch.chdir(tmp_path / "own")
-    return tmp_path / "own"
+    return copied(finished, tmp_path, monkeypatch)
 
 
 def test_the_artefact_is_the_trained_float_model_and_the_graph_is_made_of_it(own: Path):

@@ -22,7 +22,7 @@ from hf_shrink.quantization.embeddings import recorded_dtype, rounded_table, tab
 from hf_shrink.targets import oriented
 from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.verification import verify_model
-from tests.lossy import FOLDER, lossy_run, recipe_of, report, value
+from tests.lossy import FOLDER, copied, lossy_run, recipe_of, report, value
 from tests.project import make_project, tiny_overrides
 
 ROOT = Path(__file__).parent.parent
@@ -42,9 +42,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of it as the current folder."""
-    shutil.copytree(finished, tmp_path / "own")
-    monkeypatch.chdir(tmp_path / "own")
-    return tmp_path / "own"
+    return copied(finished, tmp_path, monkeypatch)
 
 
 def test_the_artefact_is_the_trained_model_in_as_many_bytes_and_every_number_is_about_it(own: Path):

@@ -1,11 +1,14 @@
 """What quantising did to each layer, for the terminal: a line a layer, with a small histogram, in 80 columns."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from hf_shrink.quantization.fidelity import LayerFidelity
 
 BARS = 12
 """Columns of a histogram."""
@@ -16,29 +19,6 @@ _ROOM = 12
 """Letters of a name at least."""
 
 
-class Layer(Protocol):
-    """What a line is made from; see ``fidelity.LayerFidelity``."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def scheme(self) -> str: ...
-    @property
-    def mean(self) -> float: ...
-    @property
-    def deviation(self) -> float: ...
-    @property
-    def outliers(self) -> int: ...
-    @property
-    def mse(self) -> float: ...
-    @property
-    def sqnr(self) -> float | None: ...
-    @property
-    def bytes(self) -> tuple[int, int]: ...
-    @property
-    def histogram(self) -> tuple[int, ...]: ...
-
-
 class FidelityTable:
     """A table for each scheme; names are as long as the terminal has room for.
 
@@ -46,7 +26,7 @@ class FidelityTable:
         layers: in the model's order, which they keep within their scheme.
     """
 
-    def __init__(self, layers: Sequence[Layer]) -> None:
+    def __init__(self, layers: Sequence["LayerFidelity"]) -> None:
         self._layers = layers
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
@@ -94,7 +74,7 @@ def short(number: float) -> str:
     return f"{number:.3g}G"
 
 
-def _line(layer: Layer, blocks: str) -> tuple[str, ...]:
+def _line(layer: "LayerFidelity", blocks: str) -> tuple[str, ...]:
     weights = (bars(layer.histogram, blocks), f"{layer.mean:.0e}", f"{layer.deviation:.1e}", short(layer.outliers))
     error = ("0", "exact") if layer.sqnr is None else (f"{layer.mse:.1e}", f"{layer.sqnr:.1f}")
     return (*weights, *error, *map(short, layer.bytes))
