@@ -12,6 +12,7 @@ from rich.table import Table
 from transformers import PreTrainedTokenizerBase
 
 from hf_shrink.data.splits import Splits
+from hf_shrink.distillation.autocast import autocast_key, autocast_of
 from hf_shrink.distillation.cache_files import Layout, first_fault, read_manifest, refuse_another
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import CacheConfig
@@ -35,6 +36,7 @@ def cache_key(recipe: Recipe, splits: Splits, tokenizer: PreTrainedTokenizerBase
     bits = ", ".join(str(teacher.bits or "float") for teacher in recipe.teachers)
     return {
         "task": recipe.task,
+        **autocast_key(autocast_of(recipe.training)),
         **({"teacher bits": bits} if any(teacher.bits for teacher in recipe.teachers) else {}),
         "tokenizer": tokenizer_hash(tokenizer),
         "max_length": str(recipe.data.max_length),
@@ -98,7 +100,8 @@ def cache_outlook(
     teacher = teachers[0]
     check_padding(teachers, rows, splits.format.collator(tokenizer))
     if (there := read_manifest(Path(recipe.cache.folder))) is not None:
-        refuse_another(Path(recipe.cache.folder), there.key, cache_key(recipe, splits, tokenizer))
+        now_and_then = dict.fromkeys({"autocast", "teacher bits"} & there.key.keys(), "none")
+        refuse_another(Path(recipe.cache.folder), there.key, now_and_then | cache_key(recipe, splits, tokenizer))
     config, tokens = settings(recipe, words), sum(map(len, rows["input_ids"]))
     if config.top_k is not None and words is not None and config.top_k > words:
         raise RecipeError(f"cache.top_k: {config.top_k}, but there are {words} words; lower it.")

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from hf_shrink.caching import cache_key, settings, temperatures
 from hf_shrink.data.tokenize import TokenizedSplits
+from hf_shrink.distillation.autocast import autocast_of
 from hf_shrink.distillation.cache_writing import write_cache
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.ensemble import Ensemble
@@ -128,7 +129,7 @@ def write_answers(job: Job, folder: Path | None) -> None:
     """Write the recipe's cache, or what is missing of it; all processes wait for the leader."""
     if is_leader():
         recipe = job.recipe
-        teacher = live_teacher(job, folder)
+        teacher = live_teacher(job, folder).under(autocast_of(recipe.training))
         teacher.to(_device(job))
         write_cache(
             settings(recipe, job.prepared.words),

@@ -207,6 +207,18 @@ def test_a_teacher_in_fewer_bits_says_what_its_quantised_folder_says(
         make_plan(recipe(teacher=f"{{model: one, bits: {bits}}}", cache="null"))
 
 
+def test_answers_under_bf16_are_those_of_a_training_in_bf16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A student in bfloat16 would learn the rounding of the one that wrote, or lack its own."""
+    monkeypatch.chdir(make("text-classification", tmp_path))
+    several(tmp_path)
+    with_16_bits = recipe(teacher="{model: one}").model_copy(update={"training": recipe().training | {"bf16": True}})
+    build_cache(with_16_bits)
+    assert json.loads(hf_shrink("cache", "answers", "--inspect", "--json").stdout)["key"]["autocast"] == "bfloat16"
+    run(with_16_bits)
+    with pytest.raises(IntegrityError, match=r"another autocast \(bfloat16 -> none\)"):
+        make_plan(recipe(teacher="{model: one}"))
+
+
 def test_each_teacher_of_a_list_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The second one lacks words, which would stop the first step; or pads them, and that costs nothing."""
     monkeypatch.chdir(make("causal-lm", tmp_path))

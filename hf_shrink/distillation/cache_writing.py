@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.distillation.autocast import autocast_key
 from hf_shrink.distillation.cache_files import (
     Layout,
     Manifest,
@@ -66,7 +67,7 @@ def write_cache(
 
     Args:
         config: folder, precision, and how many words of a language model are kept (null keeps all outputs).
-        teacher: runs on the device it is on.
+        teacher: runs on the device it is on, and in its own precision unless it is ``Teacher.under`` autocast.
         dataset: rows with ``input_ids``, as the student will be trained on them; what changes from one reading to the next,
             such as random masks, cannot be kept.
         collator: the one of the training.
@@ -134,7 +135,7 @@ def _own_key(teacher: Teacher | Ensemble, dataset: Any) -> dict[str, str]:
     for ids in dataset["input_ids"]:
         rows.update(len(ids).to_bytes(8, "little") + np.asarray(ids, np.int64).tobytes())
     combine = {"combine": teacher.combine} if isinstance(teacher, Ensemble) else {}
-    return {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models), **combine}
+    return {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models), **autocast_key(teacher.precision), **combine}
 
 
 def _settings(config: CacheConfig, temperatures: Sequence[float], words: int | None) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ class CachedTeacher:
 
     label_order = None
     models: tuple[Any, ...] = ()
+    precision: torch.dtype | None = None
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest, self.layout = folder, manifest, manifest.layout
@@ -68,6 +69,10 @@ class CachedTeacher:
         if fault := first_fault(path, manifest):
             raise IntegrityError(f"cache {name!r}: {fault}. Run hf-shrink cache RECIPE to write this file again.")
         return cls(path, manifest)
+
+    def under(self, autocast: torch.dtype | None) -> Self:
+        """The same: what was said stands. Write it with ``Teacher.under`` to learn what a live teacher would say."""
+        return self
 
     def to(self, device: torch.device) -> None:
         """Nothing to move: each answer goes to the device of the batch."""

@@ -42,6 +42,17 @@ class Ensemble:
         same.words = words
         return same
 
+    def under(self, autocast: torch.dtype | None) -> "Ensemble":
+        """The same, each of them ``Teacher.under`` it."""
+        same = copy.copy(self)
+        same.teachers = tuple(teacher.under(autocast) for teacher in self.teachers)
+        return same
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """That of autocast, where one of them answers under it."""
+        return next((each.precision for each in self.teachers if each.precision is not None), None)
+
     @property
     def models(self) -> list[Any]:
         """Those that teach."""

@@ -18,10 +18,14 @@ Terms = Callable[[Tensor, Any, Tensor], list[Tensor]]
 
 @dataclass(frozen=True)
 class Heads:
-    """The last products of student and teacher, both plain; None for a teacher whose answers are there already."""
+    """The last products of student and teacher, both plain; None for a teacher whose answers are there already.
+
+    The teacher's is taken in ``precision``; None for that of its weights.
+    """
 
     student: nn.Linear
     teacher: nn.Linear | None
+    precision: torch.dtype | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,10 @@ def streamed(
         return torch.stack([task, *(value.sum() for value in terms(student, teacher, labels))])
 
     known, head = taught[counts], heads.teacher
-    answers = LastProduct(known, head.weight, head.bias) if head and isinstance(known, Tensor) else known.__getitem__
+    if head is None or not isinstance(known, Tensor):
+        answers: Callable[[slice], Answers] = known.__getitem__
+    else:
+        answers = LastProduct(known, head.weight, head.bias, heads.precision)
 
     def last_product(hidden: Tensor) -> Tensor:
         total, sums = fused_sum(hidden[counts], heads.student, answers, score, factors)

@@ -1,8 +1,10 @@
 """The teacher: frozen, in evaluation mode, never saved."""
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +21,11 @@ class Teacher:
 
     Args:
         model: a transformers model with ``logits`` among its outputs. Its parameters stop asking for gradients and it is put
-            into evaluation mode; it may be quantised and keeps its precision.
+            into evaluation mode; it may be quantised.
         label_order: class ``i`` of the student is class ``label_order[i]`` of the teacher; None where both agree.
+
+    Attributes:
+        precision: what its products are taken in, as under autocast; None for the one it was loaded in.
 
     Raises:
         MismatchError: ``label_order`` is not a permutation.
@@ -32,8 +37,20 @@ class Teacher:
         self.model = model.requires_grad_(False).eval()
         self.label_order = None if label_order is None else list(label_order)
         forward = getattr(model, "get_base_model", lambda: model)().forward
+        self.precision: torch.dtype | None = None
         self.reads = tuple(name for name in inspect.signature(forward).parameters if name not in _NOT_FOR_THE_TEACHER)
         self.accepts = self.reads
+
+    def under(self, autocast: torch.dtype | None) -> Self:
+        """The same, answering as a student does that is trained under autocast to ``autocast``; None for without.
+
+        So that a student that is its teacher has nothing to learn. A teacher that was loaded in 16 bits, or quantised, keeps
+        what it has.
+        """
+        same = copy.copy(self)
+        plain = all(parameter.dtype == torch.float32 for parameter in self.model.parameters())
+        same.precision = autocast if plain else None
+        return same
 
     def to(self, device: torch.device) -> None:
         """Move there, unless it is quantised or was spread over devices when it was loaded: then it stays where it is."""
@@ -76,7 +93,8 @@ class Teacher:
             batch |= decoder_inputs(self.model, inputs)
         if "use_cache" in self.reads:
             batch["use_cache"] = False
-        found: Mapping[str, Any] = self.model(**batch, **words, return_dict=True)
+        with self._autocast():
+            found: Mapping[str, Any] = self.model(**batch, **words, return_dict=True)
         return found
 
     @torch.no_grad()
@@ -86,6 +104,11 @@ class Teacher:
         with forward_as(head, lambda hidden: hidden):
             hidden: Tensor = self.outputs(inputs)["logits"]
         return hidden
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(next(self.model.parameters()).device.type, dtype=self.precision)
 
 
 def decoder_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from hf_shrink.columns import TEACHER_IDS
+from hf_shrink.distillation.autocast import AUTOCAST
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.distiller import Distiller
@@ -57,7 +58,7 @@ class TaughtTrainer(SamplingTrainer):
         ours = {id(p) for p in self.student.parameters()}
         if any(id(p) in ours for model in models_of(teacher) for p in model.parameters()):
             raise RecipeError("teacher: shares weights with the student, which it would freeze. Pass a copy.")
-        one = as_one(teacher, config, inside(self.student))
+        one = as_one(teacher, config, inside(self.student)).under(AUTOCAST.get(self.accelerator.mixed_precision))
         one.to(self.args.device)
         if not self.pruning:
             warn_of_smaller(one, inside(self.student))
@@ -262,7 +263,7 @@ class TaughtTrainer(SamplingTrainer):
         if head is None or not models:
             return None if head is None else Heads(head, None)
         teacher_head = plain_head(models[0], inputs[TEACHER_IDS] if self.distiller.config.crosses else ids, own_loss=False)
-        return None if teacher_head is None else Heads(head, teacher_head)
+        return None if teacher_head is None else Heads(head, teacher_head, self.distiller.teacher.precision)
 
     def _shared_words(self, teachers: list[Any]) -> int | None:
         """How many words both vocabularies have; None where the logits are no words, or cannot be cut."""
@@ -279,8 +280,7 @@ class TaughtTrainer(SamplingTrainer):
     def _task_count(self, inputs: Mapping[str, Any], count: Tensor | int | None) -> Tensor | float:
         """What the sum of the task loss over a micro-batch is divided by, so that micro-batches and ranks add up."""
         if count is None:
-            kept = labels_kept(inputs, shifts_labels=True)
-            return kept.clamp(min=1) * self.current_gradient_accumulation_steps
+            return labels_kept(inputs, shifts_labels=True).clamp(min=1) * self.current_gradient_accumulation_steps
         ranks = self.args.world_size if self.args.average_tokens_across_devices else 1
         return torch.as_tensor(count).clamp(min=1) / ranks
 

@@ -31,7 +31,7 @@ class ShrinkTrainer(RoundedTrainer):
     Args:
         model, args, ...: those of ``Trainer``, in its order.
         teacher: a model of the same labels and vocabulary, a ``Teacher``, a list of them (their mean teaches) or an
-            ``Ensemble``, or a ``CachedTeacher``; needs ``distillation``. Under ``bf16`` it keeps its precision.
+            ``Ensemble``, or a ``CachedTeacher``; needs ``distillation``. One in float32 shares ``bf16`` or ``fp16`` with it.
         distillation: alpha and losses; needs ``teacher``.
         pruning: one entry or several; masks follow the optimizer steps and are part of each checkpoint.
         pruning_fractions: what each mask of an entry with ``allocation: sensitivity`` loses, by the mask's name.

