@@ -1,8 +1,8 @@
 """How much faster a pruned MiniLM is than the whole one, all in one process and in turns.
 
-    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 40] [--json out.json] [--peer]
+    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 40] [--json out.json] [--peer] [--compile]
 
-64 tokens, float32, eager. Half the heads and half the feed-forward neurons of every layer; half the layers; 80 percent of the
+64 tokens, float32, eager, or with ``--compile`` every model under torch.compile (inductor). Half the heads and half the feed-forward neurons of every layer; half the layers; 80 percent of the
 weights set to zero. What leaves is chosen by magnitude: which one it is does not change the time.
 ``--peer`` adds torch-pruning's model of the same widths, as in ``quality``.
 """
@@ -43,11 +43,14 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", action="store_true")
+    parser.add_argument("--compile", action="store_true")
     words = parser.parse_args()
     dense = load_for("text-classification", MODEL, label_names=["no", "yes"], new_head=True)
     models = {"whole": dense, **{name: prune(dense, entries) for name, entries in VARIANTS.items()}}
     if words.peer:
         models["half the heads, half the FFN, peer"] = torch_pruned(dense, random_inputs(dense, batch_size=4, length=64))
+    for model in models.values() if words.compile else ():
+        model.compile(dynamic=False)
     config = MeasurementConfig(batch_sizes=BATCHES, length=64, runs=words.runs, threads=words.threads, memory=False)
     reports = measure_all([Subject(name, model=model) for name, model in models.items()], config=config)
     rows = {
@@ -62,7 +65,7 @@ def main() -> None:
         times = "".join(f"{row[f'batch {b}']:14.2f}{rows['whole'][f'batch {b}'] / row[f'batch {b}']:6.2f}x" for b in BATCHES)
         print(f"{name:36}{row['parameters']:12,}{times}")
     if words.json:
-        words.json.write_text(json.dumps({"threads": words.threads, "runs": words.runs, "median_ms": rows}, indent=1))
+        words.json.write_text(json.dumps({**vars(words), "json": None, "median_ms": rows}, indent=1))
 
 
 def _latency(report: object, size: int) -> float:
