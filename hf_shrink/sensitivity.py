@@ -54,9 +54,9 @@ def measure_sensitivity(
 
     The student is what a run would start from, trained where it can be: the run's finished teacher, or its finished student
     where nothing was pruned from it. Masks are those of the ``pruning`` entries; where there are none, all neurons and heads,
-    and every whole layer in turn. Quality is the mean log-likelihood of the right class, in nats: minus the cross-entropy, that
-    moves with every weight, while accuracy, kept beside it, moves in steps of one row. Of a language model it is that of the
-    next token.
+    every whole layer in turn and the hidden width. Quality is the mean log-likelihood of the right class, in nats: minus the
+    cross-entropy, that moves with every weight, while accuracy, kept beside it, moves in steps of one row. Of a language model
+    it is that of the next token.
 
     Args:
         recipe: its folder is read, never written.
@@ -204,8 +204,8 @@ def timer_of(model: PreTrainedModel, config: MeasurementConfig) -> tuple[Callabl
 
 
 def _everything(model: PreTrainedModel) -> tuple[PruningConfig, ...]:
-    """All neurons, heads and whole layers of a known family, all projections of another."""
-    kinds = ("ffn", "heads", "layers") if model.config.model_type in FAMILIES else ("unstructured",)
+    """All neurons, heads, whole layers and the hidden width of a known family, all projections of another."""
+    kinds = ("ffn", "heads", "layers", "hidden") if model.config.model_type in FAMILIES else ("unstructured",)
     return tuple(PruningConfig(structure=kind, sparsity=0.5) for kind in kinds)
 
 

@@ -105,24 +105,31 @@ def hidden_width(model: Any, config: PruningConfig, entry: str) -> int:
     The multiple of ``round_to`` that is nearest to what ``sparsity`` leaves; where the config wants one, also a multiple of the
     number of heads. Errors as in ``hidden_to_keep``.
     """
-    family = family_of(model, f"{entry}.structure: hidden")
-    check_prunable(model)
     assert config.sparsity is not None
-    before, sparsity, multiple = int(model.config.hidden_size), config.sparsity, config.round_to or ROUND_TO
+    before, sparsity = int(model.config.hidden_size), config.sparsity
+    width, multiple = rounded_width(model, config, entry, sparsity)
     if round((1 - sparsity) * before) == 0:
         raise RecipeError(
             f"{entry}.sparsity: {sparsity} removes {before} of {before} dimensions of the hidden width; at least 1 must stay."
         )
-    width = kept_units(before, sparsity=sparsity, multiple=multiple)
-    if family.head_dim is not None and not is_accepted(model, {"hidden_size": width}):
-        multiple = math.lcm(multiple, int(getattr(model.config, family.num_heads)))
-        width = kept_units(before, sparsity=sparsity, multiple=multiple)
     if sparsity > 0 and width == before:
         raise RecipeError(
             f"{entry}.round_to: sparsity {sparsity} keeps all {before} dimensions of the hidden width after rounding to "
             f"multiples of {multiple}; lower round_to or raise sparsity."
         )
     return width
+
+
+def rounded_width(model: Any, config: PruningConfig, entry: str, sparsity: float) -> tuple[int, int]:
+    """How many dimensions ``sparsity`` leaves, and the multiple they are rounded to."""
+    family = family_of(model, f"{entry}.structure: hidden")
+    check_prunable(model)
+    before, multiple = int(model.config.hidden_size), config.round_to or ROUND_TO
+    width = kept_units(before, sparsity=sparsity, multiple=multiple)
+    if family.head_dim is not None and not is_accepted(model, {"hidden_size": width}):
+        multiple = math.lcm(multiple, int(getattr(model.config, family.num_heads)))
+        width = kept_units(before, sparsity=sparsity, multiple=multiple)
+    return width, multiple
 
 
 def _configs(model: nn.Module) -> Iterator[PreTrainedConfig]:

@@ -1,11 +1,13 @@
-"""Quality lost without one whole layer, for each layer in turn."""
+"""Quality lost to what no mask stands for: each whole layer in turn, and a narrower hidden width."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel
 
 from hf_shrink.families import family_of, stacks_of
+from hf_shrink.pruning.config import PruningConfig
+from hf_shrink.pruning.hidden import cut_hidden, hidden_to_keep, rounded_width
 from hf_shrink.pruning.layers import count_layers, drop_layers
 from hf_shrink.pruning.sensitivity_table import Point
 from hf_shrink.targets import projections
@@ -35,7 +37,7 @@ def layer_points(
         RecipeError: the family is unknown, or encoder and decoder have other numbers of layers.
     """
     entry, points = "sensitivity", []
-    total, width = count_layers(model, entry), _width(model)
+    total = count_layers(model, entry)
     first = any(a.position_bias for stack, _ in stacks_of(model, family_of(model, entry)) for a in stack.attentions)
     for index in range(int(first), total if total > 1 else 0):
         small = drop_layers(model, [other for other in range(total) if other != index])
@@ -51,13 +53,68 @@ def layer_points(
                 entries=1,
                 quality=found,
                 loss=dense - found,
-                parameters=model.num_parameters() - small.num_parameters(),
-                macs=width - _width(small),
-                milliseconds=None if latency is None or whole is None else whole - latency(small),
+                **_saved(model, small, latency, whole),
                 others=others,
             )
         )
     return points
+
+
+def hidden_points(
+    model: Any,
+    config: PruningConfig,
+    fractions: Sequence[float],
+    quality: Quality,
+    dense: float,
+    *,
+    latency: Callable[[PreTrainedModel], float] | None = None,
+    whole: float | None = None,
+) -> list[Point]:
+    """A point for each narrower hidden width that ``fractions`` leave after rounding; what rounds to the whole one is left out.
+
+    Args:
+        model: as in ``layer_points``; narrower copies are scored.
+        config: says by which criterion and to which multiple.
+        fractions: of the width, above 0 and below 1.
+        quality, dense, latency, whole: as in ``layer_points``.
+
+    Raises:
+        RecipeError: the family is unknown, or the criterion scores no weights or needs data.
+        MismatchError: the width of this model cannot be cut.
+    """
+    entry, before, points = "sensitivity", int(model.config.hidden_size), []
+    widths = {rounded_width(model, config, entry, fraction)[0]: fraction for fraction in fractions}
+    for width, fraction in sorted(widths.items(), reverse=True):
+        if width == before:
+            continue
+        keep = hidden_to_keep(model, config.model_copy(update={"sparsity": fraction}), entry)
+        small = cut_hidden(model, keep)
+        found, others = quality(small, f"the model of hidden width {width}")
+        points.append(
+            Point(
+                group="hidden width",
+                structure="hidden",
+                kind="hidden width",
+                layer=None,
+                fraction=1 - width / before,
+                removed=before - width,
+                entries=before,
+                quality=found,
+                loss=dense - found,
+                **_saved(model, small, latency, whole),
+                others=others,
+            )
+        )
+    return points
+
+
+def _saved(model: Any, small: Any, latency: Callable[[PreTrainedModel], float] | None, whole: float | None) -> dict[str, Any]:
+    """What ``small`` has less of than ``model``: parameters, multiply-accumulates a token, milliseconds."""
+    return {
+        "parameters": model.num_parameters() - small.num_parameters(),
+        "macs": _width(model) - _width(small),
+        "milliseconds": None if latency is None or whole is None else whole - latency(small),
+    }
 
 
 def _width(model: Any) -> int:

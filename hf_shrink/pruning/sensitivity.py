@@ -15,7 +15,7 @@ from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.families import FAMILIES, stacks_of
 from hf_shrink.pruning.calibrate import calibrate, evaluating
 from hf_shrink.pruning.config import PruningConfig, as_tuple
-from hf_shrink.pruning.layer_sensitivity import layer_points
+from hf_shrink.pruning.layer_sensitivity import hidden_points, layer_points
 from hf_shrink.pruning.masks import keep_top, removed_count
 from hf_shrink.pruning.patterns import keep_n_of_m
 from hf_shrink.pruning.pieces import Group
@@ -46,11 +46,12 @@ def sensitivity(
     """Take a fraction of one mask's entries out of ``model`` at a time and score what is left (arXiv:1608.08710, section 3.2).
 
     The criterion of each entry, on the whole model, says which of them go; the entry's own sparsity is not read. Weights are
-    put back to the bit, also where ``score`` raises. An entry for layers takes out one whole layer at a time.
+    put back to the bit, also where ``score`` raises. An entry for layers takes out one whole layer at a time, one for the
+    hidden width cuts copies.
 
     Args:
         model: a float transformers model.
-        configs: entries that do not overlap; those for the hidden width and the vocabulary have no mask and are left out.
+        configs: entries that do not overlap; one for the vocabulary removes tokens that no text has, and is left out.
         score: sees the model in eval mode, masked by zeros, and must not change it.
         fractions: of one mask, above 0 and below 1; by entry (``pruning.0``) where they differ. Rounded as pruning rounds
             them; what rounds to nothing or to the same number is left out. ``n_of_m`` has one fraction, its pattern's.
@@ -64,10 +65,11 @@ def sensitivity(
         NonFiniteError: a pruning score or a quality is NaN or infinite.
     """
     groups = [group for group in whole_groups(model, as_tuple(configs)) if entries is None or group.entry in entries]
-    layers = any(entry.structure == "layers" for entry in as_tuple(configs)) and entries is None
-    if not groups and not layers:
-        raise RecipeError("sensitivity: no entry has masks that could be measured; give one with heads, ffn or unstructured.")
-    asked = {group.entry: _checked(fractions, group.entry) for group in groups}
+    cuts = {f"pruning.{i}": config for i, config in enumerate(as_tuple(configs)) if entries is None}
+    layers, hidden = ({e: c for e, c in cuts.items() if c.structure == kind} for kind in ("layers", "hidden"))
+    if not groups and not layers and not hidden:
+        raise RecipeError("sensitivity: no entry could be measured; give one with heads, ffn, layers, hidden or unstructured.")
+    asked = {entry: _checked(fractions, entry) for entry in (*(group.entry for group in groups), *hidden)}
     with evaluating(model):
         scores = _scores(model, groups, calibration)
         dense, others = _quality(score, model, "the whole model")
@@ -100,8 +102,11 @@ def sensitivity(
                         others=more,
                     )
                 )
+        quality_of = partial(_quality, score)
         if layers:
-            points += layer_points(model, partial(_quality, score), dense, latency=latency, whole=whole)
+            points += layer_points(model, quality_of, dense, latency=latency, whole=whole)
+        for entry, config in hidden.items():
+            points += hidden_points(model, config, asked[entry], quality_of, dense, latency=latency, whole=whole)
     return Sensitivity(tuple(points), dense, words or Words(), others, whole)
 
 

@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 40] [--json out.json] [--peer] [--compile]
 
-64 tokens, float32, eager, or with ``--compile`` every model under torch.compile (inductor). Half the heads and half the feed-forward neurons of every layer; half the layers; 80 percent of the
-weights set to zero. What leaves is chosen by magnitude: which one it is does not change the time.
+64 tokens, float32, eager, or with ``--compile`` every model under torch.compile (inductor). Half the heads and half the
+feed-forward neurons of every layer; half the layers; 80 percent of the weights set to zero. What leaves is chosen by
+magnitude: which one it is does not change the time.
 ``--peer`` adds torch-pruning's model of the same widths, as in ``quality``.
 """
 

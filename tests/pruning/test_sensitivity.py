@@ -13,6 +13,7 @@ from hf_shrink.measurement.compute import macs
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.layers import drop_layers
 from hf_shrink.pruning.masks import keep_top
+from hf_shrink.pruning.oneshot import prune
 from hf_shrink.pruning.scores import scores_of
 from hf_shrink.pruning.sensitivity import sensitivity, whole_groups
 from hf_shrink.pruning.sensitivity_table import Point, Sensitivity, Words
@@ -179,8 +180,8 @@ def test_a_score_of_nothing_is_refused_and_weights_are_back():
 
 def test_what_cannot_be_measured_is_said():
     model = tiny.tiny_classifier("bert")
-    with pytest.raises(RecipeError, match="no entry has masks"):
-        sensitivity(model, PruningConfig(structure="hidden", sparsity=0.5), lambda m: 0.0)
+    with pytest.raises(RecipeError, match="no entry could be measured"):
+        sensitivity(model, PruningConfig(structure="vocabulary", min_count=1), lambda m: 0.0)
     for fractions in ([], [0.5, 1.0], [0.0]):
         with pytest.raises(RecipeError, match="above 0 and below 1"):
             sensitivity(model, FFN, lambda m: 0.0, fractions=fractions)
@@ -262,3 +263,23 @@ def test_a_whole_layer_costs_what_the_model_without_it_scores(family):
     assert {p.parameters for p in points} == {model.num_parameters() - small.num_parameters() for small in by_hand.values()}
     assert all(p.kind == "whole layers" and p.fraction == 1.0 for p in points)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("family", ["bert", "llama"])
+def test_a_narrower_model_costs_what_it_scores(family):
+    """Zeros in place of a cut would be scored with another mean in every norm; a fraction that rounds away is no point."""
+    model = tiny.spread(tiny.tiny_classifier(family, hidden=32))
+    batch = tiny.tiny_inputs(family, rows=8)
+    entry = PruningConfig(structure="hidden", sparsity=0.5, round_to=16)
+
+    def score(found):
+        return -float(found(**batch).logits.square().mean())
+
+    points = sensitivity(model, [entry, PruningConfig(structure="ffn", sparsity=0.5)], score, fractions=[0.1, 0.5, 0.6]).points
+    (point,) = [p for p in points if p.structure == "hidden"]
+    small = prune(model, entry).eval()
+    with torch.no_grad():
+        assert point.loss == score(model.eval()) - score(small) != 0
+    assert (point.fraction, point.removed, point.entries, point.layer) == (0.5, 16, 32, None)
+    assert point.parameters == model.num_parameters() - small.num_parameters() > 0 and point.macs > 0
+    assert {p.structure for p in points} == {"hidden", "ffn"}
