@@ -21,6 +21,14 @@ def are_named(names: Sequence[str]) -> bool:
     return not all(map(_PLAIN_NAME.fullmatch, names))
 
 
+def named_classes(model: Any) -> list[str]:
+    """The names of the classes that a model's logits are about; empty where they have none, or are about words or places."""
+    inside = getattr(model, "get_base_model", lambda: model)()
+    classifies = hasattr(inside, "config") and any("Classification" in kind.__name__ for kind in type(inside).__mro__)
+    names = labels_of(inside) if classifies else []
+    return names if are_named(names) else []
+
+
 def label_order(student: Sequence[str], teacher: Sequence[str]) -> tuple[int, ...] | None:
     """Where each class of a student stands among a teacher's; None where all stand at the same place.
 

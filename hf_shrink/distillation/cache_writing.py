@@ -1,6 +1,7 @@
 """Let a teacher say what it has to say about every row, once; a kill loses no more than one file."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.class_names import named_classes
 from hf_shrink.distillation.autocast import autocast_key
 from hf_shrink.distillation.cache_files import (
     Layout,
@@ -135,7 +137,16 @@ def _own_key(teacher: Teacher | Ensemble, dataset: Any) -> dict[str, str]:
     for ids in dataset["input_ids"]:
         rows.update(len(ids).to_bytes(8, "little") + np.asarray(ids, np.int64).tobytes())
     combine = {"combine": teacher.combine} if isinstance(teacher, Ensemble) else {}
-    return {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models), **autocast_key(teacher.precision), **combine}
+    first = teacher.teachers[0] if isinstance(teacher, Ensemble) else teacher
+    names = named_classes(first.model) if first.label_order is None else []
+    labels = {"labels": json.dumps(names)} if len(names) > 1 else {}
+    return {
+        "rows": rows.hexdigest(),
+        "teacher": weights_hash(teacher.models),
+        **autocast_key(teacher.precision),
+        **combine,
+        **labels,
+    }
 
 
 def _settings(config: CacheConfig, temperatures: Sequence[float], words: int | None) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A teacher that has said everything already: its answers come from the disk, and it need not be there."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -43,6 +44,12 @@ class CachedTeacher:
     def combine(self) -> str | None:
         """How several teachers were weighed; None of one."""
         return self.manifest.key.get("combine")
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes in the order of the answers; empty where they have none, or an order was given."""
+        found: list[str] = json.loads(self.manifest.key.get("labels", "[]"))
+        return found
 
     @classmethod
     def from_folder(cls, folder: str | Path, *, key: Mapping[str, str] | None = None) -> "CachedTeacher":

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from torch import nn
 from transformers import PreTrainedModel
 
-from hf_shrink.class_names import are_named, label_order, labels_of
+from hf_shrink.class_names import label_order, named_classes
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.crossing import CrossingTeacher
@@ -17,6 +17,7 @@ from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import inner_size
+from hf_shrink.lines import few
 from hf_shrink.quantization.bitsandbytes import settle
 from hf_shrink.training.accounting import predicts_next_token
 
@@ -36,8 +37,8 @@ def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Tea
 
     Raises:
         RecipeError: nobody, or ``combine`` for one.
-        MismatchError: classes of other names; a loss across tokenizers with several teachers, or with models that predict no
-            next token.
+        MismatchError: classes of other names, or of a cache in another order; a loss across tokenizers with several teachers,
+            or with models that predict no next token.
     """
     one: Teacher | Ensemble | CachedTeacher
     for model in models_of(teacher):
@@ -96,15 +97,20 @@ def _in_order(one: Teacher | Ensemble | CachedTeacher, student: Any) -> Teacher 
         ordered = copy.copy(one)
         ordered.teachers = tuple(_reordered(each, student) for each in one.teachers)
         return ordered
-    return _reordered(one, student) if isinstance(one, Teacher) else one
+    if isinstance(one, CachedTeacher):
+        ours, theirs = named_classes(student), one.labels
+        if ours and theirs and ours != theirs:
+            raise MismatchError(
+                f"cache {one.folder.name!r}: written for labels {few(theirs)}, the student has {few(ours)}.\n"
+                "Give id2label of the student these names in this order, or write a cache for it."
+            )
+        return one
+    return _reordered(one, student)
 
 
 def _reordered(one: Teacher, student: Any) -> Teacher:
-    teacher = inside(one.model)
-    if one.label_order is not None or not (_classifies(student) and _classifies(teacher)):
-        return one
-    ours, theirs = labels_of(student), labels_of(teacher)
-    if len(ours) != len(theirs) or len(ours) < 2 or not (are_named(ours) and are_named(theirs)):
+    ours, theirs = named_classes(student), named_classes(one.model)
+    if one.label_order is not None or len(ours) != len(theirs) or len(ours) < 2:
         return one  # other numbers of classes are told by their logits, and without names places are trusted
     try:
         order = label_order(ours, theirs)
@@ -115,11 +121,6 @@ def _reordered(one: Teacher, student: Any) -> Teacher:
         return one
     logger.warning("The teacher's labels %s are reordered by name to %s.", ", ".join(theirs), ", ".join(ours))
     return Teacher(one.model, label_order=order)
-
-
-def _classifies(model: Any) -> bool:
-    """Whether a model's logits are about the classes that its config names: those of words or places are not."""
-    return hasattr(model, "config") and any("Classification" in kind.__name__ for kind in type(model).__mro__)
 
 
 def _with_own_tokenizer(one: Teacher | Ensemble | CachedTeacher, student: Any) -> CrossingTeacher:

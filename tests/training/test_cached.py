@@ -15,7 +15,7 @@ from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.training.taught import TaughtTrainer
-from tests.tiny import VOCABULARY
+from tests.tiny import VOCABULARY, tiny_classifier
 from tests.training.runs import digest, gradient_norms, history, model_for, same, trainer_for, weights
 
 KL = DistillationConfig(alpha=0.7, losses=(LossTerm(temperature=2.0), LossTerm(loss="reverse_kl", temperature=2.0)))
@@ -175,3 +175,17 @@ def test_losses_on_layers_are_refused_with_a_cache(tmp_path: Path):
     layers = DistillationConfig(losses=(LossTerm(loss="hidden_mse"),))
     with pytest.raises(MismatchError, match="a cache holds the teacher's logits alone"):
         trained("classification", tmp_path, cache(tmp_path, "classification"), config=layers)
+
+
+def test_a_cache_knows_the_order_of_its_classes(tmp_path: Path):
+    """A live teacher is reordered by name; what was written down would teach each class the answers about another."""
+    written = cache(tmp_path, "classification", tiny_classifier(seed=5, labels=("red", "green", "blue")))
+    assert written.labels == ["red", "green", "blue"]
+    for names in (("red", "green", "blue"), ("LABEL_0", "LABEL_1", "LABEL_2")):
+        more = {"teacher": written, "distillation": KL}
+        trainer_for("bert", "classification", tmp_path, model=tiny_classifier(labels=names), more=more)
+    with pytest.raises(MismatchError, match="written for labels red, green, blue, the student has blue, red, green"):
+        model = tiny_classifier(labels=("blue", "red", "green"))
+        trainer_for("bert", "classification", tmp_path, model=model, more={"teacher": written, "distillation": KL})
+    said = Teacher(tiny_classifier(seed=5, labels=("red", "green", "blue")), label_order=[2, 0, 1])
+    assert cache(tmp_path / "said", "classification", said).labels == []
