@@ -16,6 +16,14 @@ FOLDER = "adapter"
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
+def carries_adapter(model: Any) -> bool:
+    """Whether layers of ``model`` have other names and parts than those of its kind: adapters, or what is left of them.
+
+    ``delete_adapter`` of transformers takes the adapter's weights away and leaves its wrappers around the layers.
+    """
+    return bool(getattr(model, "peft_config", None)) or any(hasattr(layer, "base_layer") for layer in model.modules())
+
+
 def holds_adapter(folder: Path) -> bool:
     """Whether the model in ``folder`` is meant with the adapter that lies there."""
     return (folder / FOLDER / CONFIG).is_file()

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
+from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.save import record_shapes
@@ -31,7 +32,7 @@ def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", 
         MismatchError: quantised by another library, or with adapters, which would be lost.
     """
     where = f"dequantize: {type(model).__name__}"
-    if getattr(model, "peft_config", None):
+    if carries_adapter(model):
         raise MismatchError(f"{where}: carries an adapter; take it off with unload(), or merge it where it was trained.")
     if not stored_bits(model):
         if (theirs := existing_quantization(model)) is not None:

@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoConfig, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import IntegrityError, MismatchError, NonFiniteError, RecipeError
 from hf_shrink.finite import check_finite
 from hf_shrink.loading.save import fresh_folder
@@ -261,9 +262,10 @@ def _feed(batch: Batch, signature: Signature, model: PreTrainedModel) -> Feed:
 def _check(model: PreTrainedModel, config: QuantizationConfig, calibration: Iterable[Batch] | None) -> None:
     if config.backend != "onnx":
         raise RecipeError(f"export_onnx: the config says backend {config.backend!r}; write QuantizationConfig(backend='onnx').")
-    if not isinstance(model, PreTrainedModel):
+    if not isinstance(model, PreTrainedModel) or carries_adapter(model):
         raise RecipeError(
-            f"onnx: {type(model).__name__} is no model of transformers; of one with adapters, merge_and_unload()."
+            f"onnx: {type(model).__name__} is no model of transformers, or carries adapters; of one with adapters, "
+            "merge_and_unload()."
         )
     if (existing := existing_quantization(model)) is not None:
         raise RecipeError(

@@ -12,7 +12,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_shrink.adapters import CONFIG, FOLDER, WEIGHTS
+from hf_shrink.adapters import CONFIG, FOLDER, WEIGHTS, carries_adapter
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
 from hf_shrink.lines import first_line
@@ -74,13 +74,13 @@ def save(
 def _check(model: Any, folder: Path) -> None:
     """What would be written must be the whole model, and what is loaded from ``folder`` later must be that alone."""
     name = type(model).__name__
-    if isinstance(model, PeftModel) or getattr(model, "peft_config", None):
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise MismatchError(f"save: expected a transformers PreTrainedModel, got {name}.")
+    if carries_adapter(model):
         raise MismatchError(
-            f"save: {name} carries adapters, which are no part of the model's file.\n"
+            f"save: {name} carries adapters, which are no part of the model's file, or wrappers that delete_adapter() left.\n"
             "Save them by its own save_pretrained(), merge them (merge_and_unload) or take them off (unload) before."
         )
-    if not isinstance(model, PreTrainedModel):
-        raise MismatchError(f"save: expected a transformers PreTrainedModel, got {name}.")
     if held := [found for found in (_INDEX, CONFIG) if (folder / found).exists()]:
         raise MismatchError(
             f"{folder.name}: holds {held[0]}, so that from_pretrained would read other weights too. Choose another folder."

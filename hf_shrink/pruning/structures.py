@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, family_of, layers_of
 from hf_shrink.pruning.config import PruningConfig
@@ -253,8 +254,11 @@ def check_prunable(model: Any) -> None:
             f"{type(model).__name__} is already quantised ({getattr(method, 'value', method) or 'integer weights'}): "
             "prune first, then quantise. Load it without quantization_config."
         )
-    if getattr(model, "peft_config", None):
-        raise MismatchError(f"{type(model).__name__} carries an adapter: call merge_and_unload() and prune the result.")
+    if carries_adapter(model):
+        raise MismatchError(
+            f"{type(model).__name__} carries an adapter, or the wrappers that delete_adapter() leaves around its layers.\n"
+            "Of a PeftModel, merge_and_unload() and prune the result; else load the model again without it."
+        )
     for name, module in projections(model).items():
         if not isinstance(module._parameters.get("weight"), nn.Parameter):
             raise MismatchError(

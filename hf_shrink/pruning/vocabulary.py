@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import MismatchError
 from hf_shrink.pruning.token_ids import holders, renumber_config, vocabulary_size
 
@@ -56,7 +57,7 @@ def _check_cuttable(model: Any, kept: Sequence[int], size: int) -> None:
     name = type(model).__name__
     if any(not parameter.is_floating_point() for parameter in model.parameters()):
         raise MismatchError(f"{name} is quantised already: cut its vocabulary first, then quantise.")
-    if getattr(model, "peft_config", None):
+    if carries_adapter(model):
         raise MismatchError(f"{name} carries an adapter: call merge_and_unload() and cut the result.")
     if not kept or any(second <= first for first, second in pairwise(kept)) or kept[0] < 0 or kept[-1] >= size:
         span = f"{len(kept)} ids" + (f" from {min(kept)} to {max(kept)}" if kept else "")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.finite import check_finite
 from hf_shrink.own_forward import unwrap_forward
@@ -97,7 +98,7 @@ def existing_quantization(model: PreTrainedModel) -> str | None:
 
 
 def _refuse(model: PreTrainedModel) -> None:
-    if any(hasattr(layer, "base_layer") for layer in model.modules()):
+    if carries_adapter(model):
         raise MismatchError(
             f"quantization: {type(model).__name__} carries an adapter, which would be rounded with the rest.\n"
             "Quantise the model without it and put it on the result; of a PeftModel, merge_and_unload() first."

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedModel
 
+from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import recorded
@@ -55,7 +56,7 @@ class PruningTrainer(DurableTrainer):
                 raise RecipeError(f"{place}.allocation: sensitivity needs pruning_fractions=, one for each mask.")
         if fractions and not any(entry.allocation == "sensitivity" for entry in self.pruning):
             raise RecipeError("pruning_fractions would be ignored: no entry has allocation: sensitivity; remove it.")
-        if self.pruning and hasattr(self.student, "peft_config"):
+        if self.pruning and carries_adapter(self.student):
             raise RecipeError(
                 "pruning: a model with adapters cannot be pruned while it trains. Merge the adapters, or leave one out."
             )

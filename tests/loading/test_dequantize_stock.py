@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -87,6 +88,11 @@ def test_what_has_no_way_back_is_refused():
     adapted = with_adapters(small, rank=2)
     with pytest.raises(MismatchError, match="adapter"):
         dequantize(adapted.get_base_model())
+    left = tiny_classifier("bert", hidden=64, ffn=128)
+    left.add_adapter(LoraConfig(target_modules=["query"]))
+    left.delete_adapter("default")
+    with pytest.raises(MismatchError, match="adapter"):
+        dequantize(left)
     model.config.quantization_config = GPTQConfig(bits=4).to_dict()
     with pytest.raises(MismatchError, match="quantised by gptq"):
         dequantize(model)

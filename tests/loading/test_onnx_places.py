@@ -96,6 +96,11 @@ def test_a_model_in_adapters_is_told_to_merge(tmp_path: Path):
     adapted: Any = get_peft_model(tiny_classifier("bert"), LoraConfig(target_modules=["query"]))
     with pytest.raises(RecipeError, match="merge_and_unload"):
         export_onnx(adapted, tmp_path / "out")
+    left = tiny_classifier("bert")
+    left.add_adapter(LoraConfig(target_modules=["query"]))
+    left.delete_adapter("default")
+    with pytest.raises(RecipeError, match="carries adapters"):
+        export_onnx(left, tmp_path / "out")
     export_onnx(adapted.merge_and_unload(), tmp_path / "out")
 
 

@@ -180,14 +180,19 @@ def test_a_folder_whose_other_weights_would_be_loaded_is_refused(held, tmp_path:
     assert [path.name for path in tmp_path.iterdir()] == [held]
 
 
-@pytest.mark.parametrize("how", ["peft", "transformers"])
+@pytest.mark.parametrize("how", ["peft", "transformers", "deleted"])
 def test_a_model_with_adapters_is_refused(how, tmp_path: Path):
-    """Its own save_pretrained would write the adapter alone, into a folder that cannot be loaded by itself."""
+    """Its own save_pretrained would write the adapter alone, into a folder that cannot be loaded by itself.
+
+    A deleted one leaves wrappers, under whose names the weights would be saved: nothing looks for them there.
+    """
     model, config = made("bert", "float", odd=False), LoraConfig(target_modules=["query"])
     if how == "peft":
         model = get_peft_model(model, config)
     else:
         model.add_adapter(config)
+        if how == "deleted":
+            model.delete_adapter("default")
     with pytest.raises(MismatchError, match="carries adapters"):
         save(model, tmp_path / "one")
     with pytest.raises(MismatchError, match="expected a transformers PreTrainedModel, got Linear"):

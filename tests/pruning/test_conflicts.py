@@ -87,7 +87,9 @@ def test_a_model_with_an_adapter_is_refused():
     """The default targets would include the adapter's own small matrices."""
     from peft import LoraConfig, get_peft_model
 
-    model = tiny.tiny_classifier("bert")
-    for wrapped in (get_peft_model(model, LoraConfig(target_modules=["query"])), model):
+    model, left = tiny.tiny_classifier("bert"), tiny.tiny_classifier("bert")
+    left.add_adapter(LoraConfig(target_modules=["query"]))
+    left.delete_adapter("default")  # its wrappers stay: heads were a KeyError, and the saved model had random layers
+    for wrapped in (get_peft_model(model, LoraConfig(target_modules=["query"])), model, left):
         with pytest.raises(MismatchError, match="carries an adapter"):
             groups_of(wrapped, [unstructured()])
