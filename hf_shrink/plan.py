@@ -48,6 +48,7 @@ from hf_shrink.sources import refuse_own_sources
 from hf_shrink.stage_plan import Plan, StagePlan
 from hf_shrink.teaching import Taught, check_teachers, refuse_smaller, rows_of_both, teachers_of
 from hf_shrink.tracking import check_trackers
+from hf_shrink.trained import refuse_unlearnt
 from hf_shrink.training.arguments import check_optimizer, optimizer_steps, training_arguments
 from hf_shrink.training.freeze import freeze
 from hf_shrink.training.outlook import check_optimization
@@ -125,6 +126,7 @@ def prepare(recipe: Recipe, *, download: bool) -> Prepared:
     pruning = recipe.effective_pruning()
     student = layers_left(start, recipe.student)
     fewer = bool(recipe.student.config) or student.num_parameters() < start.num_parameters()
+    refuse_unlearnt(recipe, start)
     refuse_numbers(student, pruning)
     cuts = cut_words(student, pruning)
     student = outline_cuts(student, pruning)

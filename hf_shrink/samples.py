@@ -4,9 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_shrink.data.format import Collator
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.errors import RecipeError, ResourceError
@@ -47,7 +49,11 @@ def tokenizer_of(reference: str, revision: str | None) -> Any:
 def labelled(recipe: Recipe, tokenizer: Any, most: int = ROWS) -> list[dict[str, Tensor]]:
     """Batches of the first training rows of a recipe, with labels."""
     splits = load_splits(recipe.data, recipe.task, download=True)
-    rows, pad = tokenize(splits, tokenizer, recipe.data.max_length).train, splits.format.collator(tokenizer)
+    return batches_of(tokenize(splits, tokenizer, recipe.data.max_length).train, splits.format.collator(tokenizer), most)
+
+
+def batches_of(rows: Dataset, pad: Collator, most: int = ROWS) -> list[dict[str, Tensor]]:
+    """The first rows of a tokenised split in batches."""
     return [dict(pad([rows[i] for i in part])) for part in _parts(min(most, len(rows)))]
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_shrink.calibrated import calibrated
 from hf_shrink.errors import RecipeError, ResourceError, ShrinkError
 from hf_shrink.files import write_text
 from hf_shrink.loading.oneshot import prune, quantize, recorded
@@ -22,7 +23,6 @@ from hf_shrink.loading.verify import verify
 from hf_shrink.models.load import load_model
 from hf_shrink.overrides import apply
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.pruning.oneshot import needs_data
 from hf_shrink.publishing.plots import plot_histograms, plot_trade
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.fidelity import Fidelity, fidelity, histograms
@@ -30,7 +30,7 @@ from hf_shrink.quantization.mixed_table import MixedPlan
 from hf_shrink.quantization.quantize import quantize_by_budget
 from hf_shrink.quantization.size import differs, predicted_bytes
 from hf_shrink.recipe import Recipe
-from hf_shrink.samples import labelled, plain, samples_of, tokenizer_of
+from hf_shrink.samples import samples_of, tokenizer_of
 from hf_shrink.yaml_core import write as write_yaml
 from hf_shrink.yaml_source import parse
 
@@ -87,7 +87,8 @@ def prune_model(
         reference: a folder, a Hub id or ``package:NAME/PATH``.
         folder: made where it is missing.
         entry: what goes; without the words that say when.
-        recipe: where calibration data comes from, with labels: the first rows of its training split.
+        recipe: where calibration data comes from, with labels: the first rows of its training split. Its validation rows are
+            what ``allocation: sensitivity`` is measured on.
         texts: or a text file, a sample a line; for language models, whose labels are the texts themselves.
         save_recipe: a new file for ``recipe_for``; then ``recipe`` is asked for data only where ``entry`` reads any.
 
@@ -100,12 +101,8 @@ def prune_model(
         _check_new(save_recipe)
         stands_for = recipe_for(recipe, entry, reference, folder, revision).to_yaml()
     model, tokenizer = load_model(reference, revision=revision), tokenizer_of(reference, revision)
-    batches = None
-    if texts is not None or (recipe is not None and (stands_for is None or needs_data(entry))):
-        if tokenizer is None:
-            raise RecipeError("calibration: the model comes without a tokenizer to read texts with.")
-        batches = labelled(recipe, tokenizer) if recipe is not None else plain(texts, tokenizer, model)
-    small = prune(model, entry, batches)
+    entry, batches, fractions = calibrated(entry, model, tokenizer, recipe, texts, always=stands_for is None)
+    small = prune(model, entry, batches, fractions=fractions)
     made = write(small, folder, tokenizer, before=model)
     if stands_for is not None and save_recipe is not None:
         write_text(save_recipe, stands_for)

@@ -9,8 +9,11 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.models.load import load_for
+from hf_shrink.models.reference import shown
 from hf_shrink.models.student import layers_left
+from hf_shrink.pruning.entries import named
 from hf_shrink.recipe import Recipe
+from hf_shrink.tasks import TASKS
 from hf_shrink.workspace import MANIFEST, STAGES
 
 _LATER = {"version", "output_dir", "measurement", "publishing", "quantization"}
@@ -71,6 +74,29 @@ def trained_start(
             "output_dir is taken."
         ) from error
     return layers_left(model, recipe.student, calibration), came_from
+
+
+def refuse_unlearnt(recipe: Recipe, start: PreTrainedModel) -> None:
+    """A ``MismatchError`` where a budget would be spent by what parts are worth to a model that knows nothing yet.
+
+    Args:
+        recipe: its ``pruning`` entries.
+        start: what the student starts from, on meta, with the ``architectures`` of its checkpoint.
+    """
+    shared = (place for place, entry in named(recipe.pruning) if entry.allocation == "sensitivity" and entry.sparsity)
+    if (place := next(shared, None)) is None or recipe.student.start == "teacher":
+        return
+    made_for = start.config.architectures or []
+    if recipe.student.start == "scratch":
+        why = "from scratch nothing has been learnt yet"
+    elif TASKS[recipe.task].new_head and made_for and type(start).__name__ not in made_for:
+        why = f"{shown(recipe.model)} is a {made_for[0]}, its head for {recipe.task} is new and knows nothing"
+    else:
+        return
+    raise MismatchError(
+        f"{place}.allocation: sensitivity: {why}, so nothing says what its parts are worth.\n"
+        "Start from a trained model (student.start: teacher), or use allocation: uniform."
+    )
 
 
 def _recorded(folder: Path) -> tuple[set[str], Recipe | None]:

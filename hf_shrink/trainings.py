@@ -43,8 +43,9 @@ def train_teacher(job: Job) -> Path | None:
 
     def write(fresh: Path) -> dict[str, Any]:
         assert config is not None and config.training is not None
-        if job.recipe.student.start == "model":
-            start_student(job, None)  # weights that the student cannot start from are found before the teacher is trained
+        if job.recipe.student.start == "model":  # what the student cannot start from, or says too little to share out by,
+            set_seed(job.recipe.seed)  # is found before the teacher is trained
+            measured_fractions(job, start_student(job, None))
         set_seed(job.recipe.seed)
         names = job.prepared.splits.label_names
         model = load_for(job.recipe.task, config.model, label_names=names, revision=config.revision, new_head=True)

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from hf_shrink import Recipe, run
-from hf_shrink.errors import RecipeError
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.models.load import load_for
 from hf_shrink.plan import make_plan
 from hf_shrink.pruning.layers import drop_layers, layers_to_keep
@@ -143,6 +143,19 @@ def test_a_budget_spent_by_sensitivity_is_kept_in_all(folder: Path):
     model = AutoModelForSequenceClassification.from_pretrained("out")
     widths = [layer.intermediate.dense.out_features for layer in model.bert.encoder.layer]
     assert sum(widths) <= 4 * 64 and sum(widths) >= 4 * 64 - 8 and all(width % 8 == 0 for width in widths)
+
+
+def test_a_budget_that_nothing_can_share_out_is_refused_before_the_teacher_is_trained(folder: Path):
+    """It was said when hours of training had been spent; a config that calls a head trained which is not there costs no more."""
+    words = recipe("  - {structure: ffn, sparsity: 0.5, allocation: sensitivity, end_step: 2}", "student={start: model}")
+    with pytest.raises(MismatchError, match=r"^pruning\.0\.allocation: sensitivity: 'base' is a Bert\w+, its head .* is new"):
+        make_plan(words)
+    config = json.loads(Path("base/config.json").read_text())
+    Path("base/config.json").write_text(json.dumps(config | {"architectures": ["BertForSequenceClassification"]}))
+    make_plan(words)
+    with pytest.raises(MismatchError, match="knows hardly more than chance"):
+        run(words)
+    assert not Path("out/stages/teacher").exists() and not Path("out/stages/.teacher").exists()
 
 
 def test_widths_for_four_bits_are_multiples_of_their_tiles(folder: Path):
