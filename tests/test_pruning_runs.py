@@ -146,7 +146,7 @@ def test_a_budget_spent_by_sensitivity_is_kept_in_all(folder: Path):
 
 
 def test_a_budget_that_nothing_can_share_out_is_refused_before_the_teacher_is_trained(folder: Path):
-    """It was said when hours of training had been spent; a config that calls a head trained which is not there costs no more."""
+    """It was said when hours of training were spent; so was a head that is not there, whatever the config calls it."""
     words = recipe("  - {structure: ffn, sparsity: 0.5, allocation: sensitivity, end_step: 2}", "student={start: model}")
     with pytest.raises(MismatchError, match=r"^pruning\.0\.allocation: sensitivity: 'base' is a Bert\w+, its head .* is new"):
         make_plan(words)
