@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hf_shrink.errors import IntegrityError, RecipeError
 from hf_shrink.publishing.private import DESTINATION
@@ -74,7 +75,13 @@ def _settle(work: Workspace, recipe: Recipe, accept_changes: Sequence[str]) -> N
         )
     if changed:
         first = min(ORDER.index(_FIRST_STAGE.get(key.split(".")[0], "student")) for key in changed)
+        if _pruning(before) != _pruning(recipe):  # bits decide on widths, too
+            first = min(first, ORDER.index("student"))
         work.forget(ORDER[first:], inputs=[name for name in work.manifest["inputs"] if _reaches(changed, name)])
+
+
+def _pruning(recipe: Recipe) -> list[dict[str, Any]]:
+    return [entry.model_dump(mode="json") for entry in recipe.effective_pruning()]
 
 
 def _reaches(changed: Sequence[str], name: str) -> bool:

@@ -12,6 +12,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.models.load import load_for
 from hf_shrink.plan import make_plan
 from hf_shrink.pruning.layers import drop_layers, layers_to_keep
+from hf_shrink.resume import open_folder
 from tests.project import make_project
 
 TRAINING = "{max_steps: 3, per_device_train_batch_size: 4, use_cpu: true}"
@@ -164,6 +165,20 @@ def test_widths_for_four_bits_are_multiples_of_their_tiles(folder: Path):
     lines = make_plan(words).rich().plain
     assert "keeps 256 of 512 neurons in 4 places, in multiples of 64" in lines
     assert words.effective_pruning()[0].round_to == 64 and words.pruning[0].round_to is None
+
+
+@pytest.mark.parametrize(("bits", "stays"), [(8, True), (4, False)])
+def test_bits_that_change_the_widths_reach_the_student(folder: Path, bits: int, stays: bool):
+    """Accepted as a change of storage alone, 4 bits kept widths of 8: layers stayed in float, and the plan said others."""
+    before = recipe("  - {structure: ffn, sparsity: 0.4, end_step: 2}")
+    work = open_folder(before, overwrite=False, accept_changes=())
+    work.begin(before.model_dump(mode="json", exclude_unset=True), {})
+    work.write_stage("student", lambda fresh: {"bytes": (fresh / "model.safetensors").write_bytes(b"x")})
+    work.close()
+    after = recipe("  - {structure: ffn, sparsity: 0.4, end_step: 2}", f"quantization={{bits: {bits}}}")
+    work = open_folder(after, overwrite=False, accept_changes=["quantization"])
+    assert (work.result("student") is not None) is stays
+    work.close()
 
 
 @pytest.mark.parametrize(
