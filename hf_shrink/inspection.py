@@ -196,8 +196,8 @@ def _tensors(folder: Path, renamings: Sequence[WeightRenaming], *, packed_tables
 
 
 def _stored(name: str, tensor: Tensor, size: int) -> _Stored:
-    zeros = tensor.numel() - int(tensor.count_nonzero())
-    return _Stored(name, tensor.dtype, tuple(tensor.shape), tensor.numel(), zeros, size)
+    counted = tensor.float() if tensor.is_floating_point() and tensor.element_size() == 1 else tensor  # torch counts no float8
+    return _Stored(name, tensor.dtype, tuple(tensor.shape), tensor.numel(), tensor.numel() - int(counted.count_nonzero()), size)
 
 
 _EMBEDDINGS, _LAYER, _OTHER = range(3)
@@ -288,6 +288,8 @@ class _Layer:
 
 def _quantization(quantized: Mapping[str, Any], tables: str | None) -> str | None:
     inner, found = _inner(quantized), []
+    if (method := str(quantized.get("quant_method", METHOD))) not in (METHOD, "bitsandbytes"):
+        found.append(f"{method} {quantized['bits']}-bit" if "bits" in quantized else method)
     if inner.get("load_in_4bit"):
         four = f"bitsandbytes 4-bit {inner.get('bnb_4bit_quant_type', '')}".strip()
         found.append(f"{four} and 8-bit" if quantized.get("eight_bits") else four)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
@@ -67,6 +67,28 @@ def test_a_folder_of_another_maker_has_names_without_reasons(tmp_path: Path):
     assert set(found.kept.values()) == {"no reason is on record"} and "classifier" in found.kept
     save(tiny_classifier("bert"), tmp_path / "float")
     assert inspect_model(str(tmp_path / "float")).notes() == ()
+
+
+@pytest.mark.parametrize(
+    ("record", "said"), [({"quant_method": "fp8"}, "fp8"), ({"quant_method": "gptq", "bits": 3}, "gptq 3-bit")]
+)
+def test_weights_in_eight_bit_floats_are_counted_and_other_methods_named(record, said, tmp_path: Path):
+    """torch counts no zeros in float8, so that a public folder ended in a traceback; and it was said not to be quantised."""
+    save(tiny_classifier("bert"), tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(key for key in tensors if key.endswith("0.attention.self.query.weight"))
+    plain = inspect_model(str(tmp_path))
+    tensors[name][:] = 0.5
+    tensors[name][0, :3] = torch.tensor([0.0, -0.0, 0.0])
+    tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": record}))
+    found = inspect_model(str(tmp_path))
+    ours, theirs = (next(part for part in each.parts if part.name == "layer 0") for each in (found, plain))
+    assert found.quantization == said and plain.quantization is None
+    assert ours.dtypes == ("float32", "float8_e4m3fn") and ours.bytes == theirs.bytes - 3 * tensors[name].numel()
+    assert ours.zeros * ours.parameters == pytest.approx(theirs.zeros * theirs.parameters + 3)
 
 
 def test_tables_of_int8_are_counted_without_their_scales(tmp_path: Path):
