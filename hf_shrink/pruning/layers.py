@@ -22,6 +22,9 @@ from hf_shrink.pruning.worth import layer_scores
 
 LayerChoice: TypeAlias = Literal["uniform", "first", "last", "alternate"]
 
+_BY_NUMBER = "scale_attn_by_inverse_layer_idx"
+"""A word of GPT-2's config."""
+
 LAYER_CRITERIA: Mapping[str, Callable[[Any, Sequence[Mapping[str, Tensor]]], Tensor]] = {"block_influence": block_influence}
 """What scores a whole layer from calibration batches and no single weight: names beside those of ``CRITERIA``."""
 
@@ -78,7 +81,8 @@ def drop_layers(
             ``stand_in``.
 
     Raises:
-        RecipeError: an unknown family, layers that the model does not have, or T5's layer 0, which holds the position bias.
+        RecipeError: an unknown family, layers that the model does not have, T5's layer 0, which holds the position bias, or a
+            GPT-2 whose layers compute by their number.
     """
     family = family_of(model, "layers")
     cuts = [(stack, old, kept_layers(len(old), layers, choice)) for stack, old in stacks_of(model, family)]
@@ -86,6 +90,11 @@ def drop_layers(
     for stack, old, kept in cuts:
         if _first_is_needed(stack) and kept[0] != 0:
             raise RecipeError(f"layers: {list(kept)} drops layer 0, which holds the position bias of all; keep it.")
+        if getattr(model.config, _BY_NUMBER, False) and kept != tuple(range(len(kept))):
+            raise RecipeError(
+                f"layers: {list(kept)} are numbered again, and by {_BY_NUMBER} this model divides a layer's attention by its "
+                "number: when loaded again it would be another.\nKeep the first layers, or start from a model without it."
+            )
         few = nn.ModuleList([copy.deepcopy(old[index], memo) for index in kept])
         few.train(old.training)
         memo[id(old)] = few  # deepcopy takes this for the copy of the list: dropped layers are never copied

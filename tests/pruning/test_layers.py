@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from hf_shrink.errors import NonFiniteError, RecipeError
 from hf_shrink.families import family_of, layers_of, stacks_of
@@ -223,3 +223,14 @@ def test_an_unknown_family_is_refused():
     model.config.model_type = "brand-new"
     with pytest.raises(RecipeError, match=r"pruning\.2\.structure: layers: model family 'brand-new'.*Known: bert"):
         layers_to_keep(model, cut(), "pruning.2")
+
+
+def test_layers_that_compute_by_their_number_keep_it(tmp_path):
+    """In memory all was as before; the folder that was saved loaded with other answers."""
+    model = tiny.tiny_causal_lm("gpt2", layers=3, scale_attn_by_inverse_layer_idx=True)
+    with pytest.raises(RecipeError, match=r"by scale_attn_by_inverse_layer_idx .* number: when loaded again"):
+        drop_layers(model, [0, 2])
+    small = drop_layers(model, 2, "first")
+    small.save_pretrained(tmp_path)
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(AutoModelForCausalLM.from_pretrained(tmp_path)(ids).logits, small(ids).logits)
