@@ -22,6 +22,8 @@ from hf_shrink.samples import batches_of, plain
 from hf_shrink.sensitivity import fractions_for
 from hf_shrink.tasks import TASKS, task_of
 
+_LABELS = ("labels", "start_positions", "end_positions")
+
 
 def calibrated(
     entry: PruningConfig, model: PreTrainedModel, tokenizer: Any, recipe: Recipe | None, texts: Path | None, *, always: bool
@@ -57,7 +59,15 @@ def calibrated(
     if shares or _learns(entry):
         tokens = _as_counted_by(model, recipe.task, tokens, splits.label_names)
     batches = batches_of(tokens.train, splits.format.collator(tokenizer)) if reads else None
+    if batches is not None and not _reads_labels(entry) and not model.config.is_encoder_decoder:  # whose inputs are labels, too
+        batches = [{name: value for name, value in batch.items() if name not in _LABELS} for batch in batches]
     return entry, batches, fractions_for(run, model, tokens, tokenizer) if shares else None
+
+
+def _reads_labels(entry: PruningConfig) -> bool:
+    """Whether a score depends on labels; where none does the model may be of another task than the data, or have no head."""
+    criterion = CRITERIA.get(entry.criterion)
+    return _learns(entry) or (criterion is not None and "labels" in criterion.unit_needs)
 
 
 def _learns(entry: PruningConfig) -> bool:

@@ -56,3 +56,14 @@ def test_a_recipe_s_seed_draws_and_its_bits_round_as_in_its_run(home: Path):  # 
 def test_a_budget_needs_rows_to_be_shared_out_by(tmp_path: Path):
     with pytest.raises(RecipeError, match="add --recipe FILE to measure on"):
         calibrated(ENTRY, None, None, None, tmp_path / "texts.txt", always=True)
+
+
+def test_labels_that_nobody_reads_are_left_out(home: Path, learned):  # noqa: F811
+    """A model without a head, or with that of another task, could not be calibrated on a recipe's texts."""
+    entry = PruningConfig(structure="ffn", sparsity=0.5, criterion="activation_norm")
+    for model in (learned.bert, learned):
+        _, batches, _ = calibrated(entry, model, tiny_tokenizer(), recipe(), None, always=True)
+        assert batches and all("labels" not in batch for batch in batches)
+        prune(model, entry, batches)
+    reading = entry.model_copy(update={"criterion": "mutual_information"})
+    assert all("labels" in batch for batch in calibrated(reading, learned, tiny_tokenizer(), recipe(), None, always=True)[1])

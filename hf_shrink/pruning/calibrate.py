@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
+from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError, ShrinkError
 from hf_shrink.families import longest
 from hf_shrink.learning import check_learns
+from hf_shrink.lines import first_line
 from hf_shrink.pruning.statistics import Recorder
 
 _IGNORED = -100  # the label of what no loss counts
@@ -27,6 +28,7 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
 
     Raises:
         RecipeError: gradients are needed, and a batch gives no loss, or in none of them a label counts.
+        MismatchError: a batch that the model cannot take.
         NonFiniteError: a loss is NaN or infinite.
     """
     learnt = 0
@@ -35,12 +37,11 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
             check_learns(model, "calibration")
         for index, batch in enumerate(batches):
             inputs = {name: value.to(model.device) for name, value in batch.items()}
-            if not recorder.wants_gradients:
-                with torch.no_grad():
-                    model(**inputs)
-                continue
             model.zero_grad(set_to_none=True)
-            loss = getattr(model(**inputs), "loss", None)
+            with torch.set_grad_enabled(recorder.wants_gradients), explained(model, inputs, f"calibration batch {index}"):
+                loss = getattr(model(**inputs), "loss", None)
+            if not recorder.wants_gradients:
+                continue
             if loss is None:
                 raise RecipeError(
                     f"calibration: no loss from a batch of {', '.join(sorted(batch))}; add labels to the batches."
@@ -59,6 +60,23 @@ def calibrate(model: PreTrainedModel, recorder: Recorder, batches: Sequence[Mapp
         raise RecipeError(
             f"calibration: no label counts in {len(batches)} batches, all are {_IGNORED}; every gradient is 0. Pass other rows."
         )
+
+
+@contextmanager
+def explained(model: Any, inputs: Mapping[str, Any], where: str) -> Iterator[None]:
+    """Around a forward pass: a ``MismatchError`` with the shapes of ``inputs`` where it fails on them in words of its own."""
+    try:
+        yield
+    except ShrinkError:
+        raise
+    except (ValueError, IndexError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError) or "memory" in str(error):
+            raise
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items() if isinstance(value, Tensor))
+        raise MismatchError(
+            f"{where}: {type(model).__name__} cannot take {shapes}: {first_line(error)}\n"
+            "Pass batches of its own task, made by its own tokenizer."
+        ) from error
 
 
 def _says_something(labels: Tensor | None) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, nn
 
 from hf_shrink.errors import MismatchError, RecipeError
+from hf_shrink.pruning.calibrate import explained
 
 _Recorded: TypeAlias = tuple[Tensor, tuple[Any, ...], dict[str, Any]]  # hidden states, the rest by position and by name
 
@@ -82,11 +83,12 @@ def capture(model: Any, layers: Mapping[str, nn.Module], batches: Sequence[Mappi
     decoder = _encoder_modules(model).isdisjoint(id(layer) for layer in layers.values()) and model.config.is_encoder_decoder
     calls: list[Call] = []
     first, alike = next(iter(layers)), False
-    for batch in batches:
+    for index, batch in enumerate(batches):
         inputs = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         mask = _mask(inputs, "attention_mask")
         own = _decoder_mask(inputs) if decoder else mask
-        with _recording(layers, runs=not alike) as (recorded, output), suppress(Stop):
+        where = f"calibration batch {index}"
+        with _recording(layers, runs=not alike) as (recorded, output), suppress(Stop), explained(model, inputs, where):
             model(**inputs)
         if absent := [name for name in layers if name not in recorded]:
             raise RecipeError(f"{absent[0]}: the calibration never reaches it; put it in exclude_modules.")

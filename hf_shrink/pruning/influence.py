@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.families import family_of, stacks_of
-from hf_shrink.pruning.calibrate import evaluating
+from hf_shrink.pruning.calibrate import evaluating, explained
 from hf_shrink.pruning.forward import Forward
 
 
@@ -50,8 +50,9 @@ def block_influence(model: Any, batches: Sequence[Mapping[str, Tensor]]) -> Tens
         for stack, layers in enumerate(stacks):
             for index, layer in enumerate(layers):
                 hooks.callback(layer.register_forward_hook(partial(see, stack, index), with_kwargs=True).remove)
-        for batch in batches:
-            model(**{name: value.to(model.device) for name, value in batch.items()})
+        for index, batch in enumerate(batches):
+            with explained(model, batch, f"calibration batch {index}"):
+                model(**{name: value.to(model.device) for name, value in batch.items()})
     if any(bool((count == 0).any()) for count in counts):
         raise RecipeError("calibration: no token of the batches counts; pass batches with an attention_mask that is not all 0.")
     return torch.stack([total / count for total, count in zip(sums, counts, strict=True)]).sum(dim=0)

@@ -159,19 +159,23 @@ def test_reconstruction_is_exact_where_what_is_left_can_say_it_all():
     assert (cut(**data[0]).logits - dense).abs().max() > 0.5
 
 
-def test_padding_is_no_data():
-    """Longer padding must not change which neurons stay."""
+@pytest.mark.parametrize("reconstruct", [False, True])
+def test_padding_is_no_data(reconstruct):
+    """Longer padding must not change which neurons stay, nor what reads them is fitted to."""
     model = spread(tiny.tiny_classifier("bert"))
-    kept = []
+    kept, read = [], []
     for extra in (0, 7):
         data = batches()
         for batch in data:
             rows = len(batch["input_ids"])
             batch["input_ids"] = torch.cat([batch["input_ids"], torch.full((rows, extra), 9)], dim=1)
             batch["attention_mask"] = torch.cat([batch["attention_mask"], torch.zeros(rows, extra, dtype=torch.long)], dim=1)
-        config = PruningConfig(structure="ffn", criterion="activation_variance", sparsity=0.5)
-        kept.append(prune(model, config, data).bert.encoder.layer[0].intermediate.dense.weight)
+        config = PruningConfig(structure="ffn", criterion="activation_variance", sparsity=0.5, reconstruct=reconstruct)
+        layer = prune(model, config, data).bert.encoder.layer[0]
+        kept.append(layer.intermediate.dense.weight)
+        read.append(layer.output.dense.weight)
     assert torch.equal(*kept)
+    torch.testing.assert_close(*read, atol=1e-4, rtol=0)
 
 
 def test_the_public_call_takes_fractions_and_layers_may_leave_first():

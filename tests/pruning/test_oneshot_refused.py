@@ -150,3 +150,27 @@ def test_by_sensitivity_and_globally_a_projection_keeps_one():
     assert groups_of(model, [PruningConfig(**words, allocation="global")])
     pruned = prune(model, PruningConfig(**words, allocation="sensitivity"), fractions={g.name: 0.95 for g in groups})
     assert all(bool(pruned.get_submodule(group.name).weight.any()) for group in groups)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ({"labels": torch.zeros(2, 4, dtype=torch.long)}, r"input_ids \[2, 4\], labels \[2, 4\]: Expected input batch_size"),
+        ({"token_type_ids": torch.full((2, 4), 9)}, r"token_type_ids \[2, 4\]: index out of range"),
+    ],
+    ids=["labels", "types"],
+)
+@pytest.mark.parametrize("criterion", ["taylor", "activation_norm"])
+def test_a_batch_that_fails_inside_the_model_is_named(batch, says, criterion):
+    """An error of torch, of an index or a size, says neither which batch it was nor what was in it."""
+    model, fine = tiny.tiny_classifier("bert"), {"input_ids": torch.full((2, 4), 5), "labels": torch.zeros(2).long()}
+    config = PruningConfig(structure="ffn", criterion=criterion, sparsity=0.5)
+    with pytest.raises(MismatchError, match=rf"calibration batch 1: BertForSequenceClassification cannot take .*{says}"):
+        prune(model, config, [fine, fine | batch])
+
+
+def test_a_batch_that_fails_layer_by_layer_is_named():
+    types = [{"input_ids": torch.full((2, 4), 5), "token_type_ids": torch.full((2, 4), 9)}]
+    for words in ({"criterion": "wanda"}, {"structure": "layers", "criterion": "block_influence"}):
+        with pytest.raises(MismatchError, match=r"calibration batch 0: .* cannot take .*token_type_ids \[2, 4\]"):
+            prune(tiny.tiny_classifier("bert"), PruningConfig(sparsity=0.5, **words), types)

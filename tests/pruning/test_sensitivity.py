@@ -261,7 +261,7 @@ def test_a_whole_layer_costs_what_the_model_without_it_scores(family):
         dense = score(model)
         assert {p.layer: p.loss for p in points} == {i: dense - score(small.eval()) for i, small in by_hand.items()}
     assert {p.parameters for p in points} == {model.num_parameters() - small.num_parameters() for small in by_hand.values()}
-    assert all(p.kind == "whole layers" and p.fraction == 1.0 for p in points)
+    assert all(p.kind == "whole layers" and p.fraction == 1.0 and p.milliseconds is None for p in points)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -283,3 +283,18 @@ def test_a_narrower_model_costs_what_it_scores(family):
     assert (point.fraction, point.removed, point.entries, point.layer) == (0.5, 16, 32, None)
     assert point.parameters == model.num_parameters() - small.num_parameters() > 0 and point.macs > 0
     assert {p.structure for p in points} == {"hidden", "ffn"}
+
+
+def test_what_a_whole_layer_saves_by_hand():
+    """Four projections of 32 by 32 and two of 32 by 64; of three layers at 10, 10 and 10 ms each is 10. The only one stays."""
+    layers = [PruningConfig(structure="layers", sparsity=0.5), PruningConfig(structure="ffn", sparsity=0.5)]
+
+    def latency(model):
+        return 10.0 * len(model.bert.encoder.layer)
+
+    def saved(count: int):
+        model = tiny.tiny_classifier("bert", layers=count)
+        points = sensitivity(model, layers, lambda found: 0.0, fractions=[0.5], latency=latency).points
+        return [(p.macs, p.milliseconds) for p in points if p.structure == "layers"]
+
+    assert saved(3) == [(4 * 32 * 32 + 2 * 32 * 64, 10.0)] * 3 and saved(1) == []
