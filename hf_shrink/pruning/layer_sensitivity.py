@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import family_of, stacks_of
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.pruning.hidden import cut_hidden, hidden_to_keep, rounded_width
@@ -40,7 +41,10 @@ def layer_points(
     total = count_layers(model, entry)
     first = any(a.position_bias for stack, _ in stacks_of(model, family_of(model, entry)) for a in stack.attentions)
     for index in range(int(first), total if total > 1 else 0):
-        small = drop_layers(model, [other for other in range(total) if other != index])
+        try:
+            small = drop_layers(model, [other for other in range(total) if other != index])
+        except RecipeError:  # others behind it compute by their number
+            continue
         found, others = quality(small, f"the model without layer {index}")
         points.append(
             Point(
@@ -70,7 +74,9 @@ def hidden_points(
     latency: Callable[[PreTrainedModel], float] | None = None,
     whole: float | None = None,
 ) -> list[Point]:
-    """A point for each narrower hidden width that ``fractions`` leave after rounding; what rounds to the whole one is left out.
+    """A point for each narrower hidden width that ``fractions`` leave after rounding.
+
+    What rounds to the whole width is left out, and what a config of this model cannot say.
 
     Args:
         model: as in ``layer_points``; narrower copies are scored.
@@ -80,7 +86,6 @@ def hidden_points(
 
     Raises:
         RecipeError: the family is unknown, or the criterion scores no weights or needs data.
-        MismatchError: the width of this model cannot be cut.
     """
     entry, before, points = "sensitivity", int(model.config.hidden_size), []
     widths = {rounded_width(model, config, entry, fraction)[0]: fraction for fraction in fractions}
@@ -88,7 +93,10 @@ def hidden_points(
         if width == before:
             continue
         keep = hidden_to_keep(model, config.model_copy(update={"sparsity": fraction}), entry)
-        small = cut_hidden(model, keep)
+        try:
+            small = cut_hidden(model, keep)
+        except MismatchError:  # a width that no config of this model can say; another may do
+            continue
         found, others = quality(small, f"the model of hidden width {width}")
         points.append(
             Point(

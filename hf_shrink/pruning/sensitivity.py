@@ -184,10 +184,10 @@ def _quality(score: Score, model: PreTrainedModel, what: str) -> tuple[float, di
 
 
 def _checked(fractions: Sequence[float] | Mapping[str, Sequence[float]], entry: str) -> tuple[float, ...]:
-    asked = tuple(fractions[entry] if isinstance(fractions, Mapping) else fractions)
+    asked = tuple(fractions.get(entry, ()) if isinstance(fractions, Mapping) else fractions)
     if not asked or not all(0 < fraction < 1 for fraction in asked):
         raise RecipeError(
-            f"sensitivity: fractions {list(asked)} must be above 0 and below 1, at least one; e.g. 0.25 0.5 0.75."
+            f"sensitivity: {entry}: fractions {list(asked)} must be above 0 and below 1, at least one; e.g. 0.25 0.5 0.75."
         )
     return asked
 

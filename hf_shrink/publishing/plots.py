@@ -176,7 +176,7 @@ def _draw(axes: "Axes", title: str, lines: Sequence[tuple[str, Sequence[Point]]]
         removed = [0.0, *(100 * point.fraction for point in points)]
         axes.plot(removed, [0.0, *(point.loss for point in points)], label=label, linewidth=1.8, markersize=5, **style(index))
     axes.set_title(title, fontsize=9)
-    noun = {"heads": "heads", "ffn": "neurons", "block": "blocks", "layers": "layer"}.get(lines[0][1][0].structure, "weights")
+    noun = {"heads": "heads", "ffn": "neurons", "block": "blocks", "layers": "layer", "hidden": "width"}.get(lines[0][1][0].structure, "weights")
     axes.set_xlabel(f"{noun} removed (%)")
     axes.set_ylabel(f"{result.words.name} lost" + (f" ({result.words.unit})" if result.words.unit else ""))
     axes.set_xlim(0, 100)

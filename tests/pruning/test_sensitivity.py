@@ -298,3 +298,15 @@ def test_what_a_whole_layer_saves_by_hand():
         return [(p.macs, p.milliseconds) for p in points if p.structure == "layers"]
 
     assert saved(3) == [(4 * 32 * 32 + 2 * 32 * 64, 10.0)] * 3 and saved(1) == []
+
+
+def test_widths_and_layers_that_cannot_be_cut_leave_the_others():
+    """Half of a small ELECTRA is as wide as its embeddings, which then need no projection: that ended the whole measurement."""
+    both = [PruningConfig(structure="hidden", sparsity=0.5, round_to=8), PruningConfig(structure="layers", sparsity=0.5)]
+    electra = tiny.tiny_classifier("electra", hidden=32)  # embeddings of 16
+    found = sensitivity(electra, both, lambda model: 0.0, fractions=[0.25, 0.5, 0.75]).points
+    assert [p.removed for p in found if p.structure == "hidden"] == [8, 24]
+    numbered = tiny.tiny_causal_lm("gpt2", layers=3, scale_attn_by_inverse_layer_idx=True)
+    assert [p.layer for p in sensitivity(numbered, both[1], lambda model: 0.0).points] == [2]
+    with pytest.raises(RecipeError, match=r"pruning\.0: fractions \[\]"):
+        sensitivity(electra, both, lambda model: 0.0, fractions={"pruning.1": [0.5]})
