@@ -170,13 +170,16 @@ def _draw_histogram(axes: "Axes", title: str, bins: tuple[float, float, Sequence
     axes.tick_params(labelsize=6)
 
 
+_NOUNS = {"heads": "heads", "ffn": "neurons", "block": "blocks", "layers": "layer", "hidden": "width"}
+
+
 def _draw(axes: "Axes", title: str, lines: Sequence[tuple[str, Sequence[Point]]], result: Sensitivity) -> None:
     axes.axhline(0, color=INK, linewidth=0.8)
     for index, (label, points) in enumerate(lines):
         removed = [0.0, *(100 * point.fraction for point in points)]
         axes.plot(removed, [0.0, *(point.loss for point in points)], label=label, linewidth=1.8, markersize=5, **style(index))
     axes.set_title(title, fontsize=9)
-    noun = {"heads": "heads", "ffn": "neurons", "block": "blocks", "layers": "layer", "hidden": "width"}.get(lines[0][1][0].structure, "weights")
+    noun = _NOUNS.get(lines[0][1][0].structure, "weights")
     axes.set_xlabel(f"{noun} removed (%)")
     axes.set_ylabel(f"{result.words.name} lost" + (f" ({result.words.unit})" if result.words.unit else ""))
     axes.set_xlim(0, 100)

@@ -1,6 +1,7 @@
 """Pictures that anyone can read, on any page, and that are the same twice."""
 
 import builtins
+import dataclasses
 import xml.etree.ElementTree as ET
 
 import pytest
@@ -113,3 +114,16 @@ def test_what_cannot_be_drawn_or_written_is_said(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ResourceError, match="'file' cannot be written"):
         plot_sensitivity(result(), tmp_path / "file")
+
+
+@pytest.mark.parametrize(("structure", "noun"), [("layers", "layer"), ("hidden", "width"), ("n_of_m", "weights")])
+def test_what_is_removed_is_called_what_it_is(structure, noun, tmp_path, monkeypatch):
+    """A whole layer that left was drawn as weights removed."""
+    from matplotlib.figure import Figure
+
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *args, **options: drawn.append(self))
+    found = result()
+    points = tuple(dataclasses.replace(point, structure=structure) for point in found.points)
+    plot_sensitivity(dataclasses.replace(found, points=points), tmp_path)
+    assert {axes.get_xlabel() for axes in drawn[0].axes if axes.get_title()} == {f"{noun} removed (%)"}
