@@ -15,7 +15,7 @@ from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tasks import FORMATS
 from hf_shrink.data.tokenize import TokenizedSplits, tokenize
 from hf_shrink.errors import MismatchError, RecipeError
-from hf_shrink.families import FAMILIES
+from hf_shrink.families import FAMILIES, stacks_of
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.inputs import random_inputs
 from hf_shrink.measurement.speed import WARM_UP, take_turns, threads
@@ -204,8 +204,13 @@ def timer_of(model: PreTrainedModel, config: MeasurementConfig) -> tuple[Callabl
 
 
 def _everything(model: PreTrainedModel) -> tuple[PruningConfig, ...]:
-    """All neurons, heads, whole layers and the hidden width of a known family, all projections of another."""
-    kinds = ("ffn", "heads", "layers", "hidden") if model.config.model_type in FAMILIES else ("unstructured",)
+    """All neurons, heads, whole layers and the hidden width of a known family, all projections of another.
+
+    No layers where encoder and decoder have not the same number: the same ones leave both.
+    """
+    family = FAMILIES.get(model.config.model_type)
+    alike = family is not None and len({len(layers) for _, layers in stacks_of(model, family)}) == 1
+    kinds = ("unstructured",) if family is None else ("ffn", "heads", *(("layers",) if alike else ()), "hidden")
     return tuple(PruningConfig(structure=kind, sparsity=0.5) for kind in kinds)
 
 

@@ -284,3 +284,10 @@ def test_a_smaller_model_is_timed_in_turns_with_the_whole_one(monkeypatch: pytes
     latency, setting = timer_of(model, MeasurementConfig(batch_sizes=(3, 1), length=7, runs=4, threads=1))
     assert setting == "cpu, 1 thread, batch 3, 7 tokens, 4 rounds after 3"
     assert latency(model) == pytest.approx(10) and latency(tiny_classifier(seed=1)) == pytest.approx(5)
+
+
+def test_an_encoder_of_another_depth_than_its_decoder_is_measured_without_its_layers():
+    """No layer of both could leave, and that ended the whole measurement."""
+    model = tiny_classifier("t5", layers=3, num_decoder_layers=2)
+    points = sensitivity(model, module._everything(model), lambda found: 0.0, fractions=[0.5]).points
+    assert {point.structure for point in points} == {"ffn", "heads", "hidden"}
