@@ -1,6 +1,7 @@
 """What a student says itself: ends of rows in its own words, for the teacher to judge."""
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -80,14 +81,12 @@ def sampled(model: Any, batch: Mapping[str, Tensor], config: OnPolicyConfig, *, 
     seen = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     words = {"do_sample": True, "temperature": config.temperature, "top_k": 0, "top_p": 1.0, "use_cache": True}
     plain = GenerationConfig(max_new_tokens=config.max_new_tokens, eos_token_id=ends or None, pad_token_id=pad, **words)  # type: ignore[no-untyped-call]
-    own, was_training = model.generation_config, model.training
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    was_training = model.training
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _generating(model, plain):
         torch.manual_seed(seed)
         try:
-            model.generation_config = plain
             found = model.eval().generate(given, attention_mask=seen, generation_config=plain)
         finally:
-            model.generation_config = own
             model.train(was_training)
     said = [_until(row, ends) for row in found[:, longest:].tolist()]
     width = max(len(prompt) + len(new) for prompt, new in zip(prompts, said, strict=True))
@@ -98,6 +97,20 @@ def sampled(model: Any, batch: Mapping[str, Tensor], config: OnPolicyConfig, *, 
         made["attention_mask"].append([1] * (len(prompt) + len(new)) + [0] * gap)
         made["labels"].append([IGNORED] * len(prompt) + new + [IGNORED] * gap)
     return {name: torch.tensor(values, device=device) for name, values in made.items()} | {SAMPLED: True}
+
+
+@contextmanager
+def _generating(model: Any, config: GenerationConfig) -> Iterator[None]:
+    """While it lasts, nothing else is said about generation; adapters hand on what they say to the model below."""
+    both = [model, getattr(model, "get_base_model", lambda: model)()]
+    before = [vars(each).get("generation_config") for each in both]
+    try:
+        for each in both:
+            each.generation_config = config
+        yield
+    finally:
+        for each, own in zip(both, before, strict=True):
+            vars(each).pop("generation_config") if own is None else setattr(each, "generation_config", own)
 
 
 def _texts(batch: Mapping[str, Tensor]) -> Iterator[tuple[list[int], list[int]]]:

@@ -1,7 +1,10 @@
 """What a student says itself. What these prevent: samples of another distribution, or learnt at the wrong positions."""
 
+from typing import Any
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import DataCollatorWithFlattening, GenerationConfig
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm, OnPolicyConfig
@@ -107,6 +110,21 @@ def test_samples_follow_their_seed_and_leave_everything_as_it_was():
     one, again, other = (sampled(model, batch, config, pad=0, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one["input_ids"], again["input_ids"]) and not torch.equal(one["labels"], other["labels"])
     assert torch.equal(before, torch.random.get_rng_state()) and model.training
+
+
+@pytest.mark.parametrize("said", ["by the model", "by the adapters"])
+def test_a_model_with_adapters_keeps_what_it_says_about_generation(said: str):
+    """Adapters hand their settings to the model below: what is merged and saved would sample, a few tokens at most."""
+    below = tiny_causal_lm("llama")
+    below.generation_config = own = GenerationConfig(num_beams=4, eos_token_id=END)
+    model: Any = get_peft_model(below, LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    if said == "by the adapters":
+        model.generation_config = GenerationConfig(repetition_penalty=9.0, eos_token_id=END)
+    before = vars(model).get("generation_config")
+    config = OnPolicyConfig(mix=1.0, max_new_tokens=8)
+    made, plain = (sampled(each, ragged(), config, pad=0, seed=1) for each in (model, tiny_causal_lm("llama")))
+    assert torch.equal(made["input_ids"], plain["input_ids"])
+    assert below.generation_config is own and vars(model).get("generation_config") is before
 
 
 def test_nothing_follows_the_end_of_text():
