@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hf_shrink.distillation.heads import forward_as
 from hf_shrink.distillation.outputs import logits_of
 from hf_shrink.errors import MismatchError
+from hf_shrink.own_forward import unwrap_forward
 
 _NOT_FOR_THE_TEACHER = {"labels", "start_positions", "end_positions", "return_dict", "kwargs", "args"}
 
@@ -20,25 +21,31 @@ class Teacher:
     """A model whose logits a student learns from.
 
     Args:
-        model: a transformers model with ``logits`` among its outputs. Its parameters stop asking for gradients and it is put
-            into evaluation mode; it may be quantised.
+        model: a transformers model with ``logits`` among its outputs. Its parameters stop asking for gradients, it is put
+            into evaluation mode, and a training of its own in 16 bits no longer says what it computes in; it may be quantised.
         label_order: class ``i`` of the student is class ``label_order[i]`` of the teacher; None where both agree.
 
     Attributes:
         precision: what its products are taken in, as under autocast; None for the one it was loaded in.
 
     Raises:
-        MismatchError: ``label_order`` is not a permutation.
+        MismatchError: ``label_order`` is not a permutation, or the model does not say what of a batch it reads.
     """
 
     def __init__(self, model: nn.Module, *, label_order: Sequence[int] | None = None) -> None:
         if label_order is not None and sorted(label_order) != list(range(len(label_order))):
             raise MismatchError(f"teacher: label_order {list(label_order)} is not a permutation of 0..{len(label_order) - 1}.")
+        unwrap_forward(model)
         self.model = model.requires_grad_(False).eval()
         self.label_order = None if label_order is None else list(label_order)
         forward = getattr(model, "get_base_model", lambda: model)().forward
         self.precision: torch.dtype | None = None
         self.reads = tuple(name for name in inspect.signature(forward).parameters if name not in _NOT_FOR_THE_TEACHER)
+        if not self.reads:
+            raise MismatchError(
+                f"teacher: {type(model).__name__} does not name what it reads, so nothing of a batch would reach it.\n"
+                "Pass the model itself, not what torch.compile made of it."
+            )
         self.accepts = self.reads
 
     def under(self, autocast: torch.dtype | None) -> Self:

@@ -46,6 +46,12 @@ def test_an_order_of_another_length_is_refused():
         Teacher(tiny_classifier("bert"), label_order=[1, 0])(BATCH)
 
 
+def test_a_compiled_teacher_is_refused():
+    """It names no column, so that it would be asked about nothing; nor does it say which classes are whose."""
+    with pytest.raises(MismatchError, match="OptimizedModule does not name what it reads"):
+        Teacher(torch.compile(tiny_classifier("bert"), backend="eager"))
+
+
 def test_a_quantised_teacher_is_not_moved(monkeypatch):
     """Moving packed weights raises, or breaks them."""
     model = tiny_causal_lm("llama")

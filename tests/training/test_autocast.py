@@ -72,6 +72,16 @@ def test_only_float_teachers_share_the_students_precision(ready: torch.dtype):
     assert torch.equal(shared(ids), teacher(ids)) == (ready == torch.bfloat16)
 
 
+def test_a_teacher_that_was_trained_in_16_bits_is_asked_in_its_own_precision(tmp_path: Path):
+    """A Trainer leaves its autocast on the model: in float32 its student would learn 16-bit answers."""
+    taught = trainer_for("bert", "classification", tmp_path, max_steps=1, bf16=True)
+    taught.train()
+    fresh = model_for("bert", "classification")
+    fresh.load_state_dict(taught.model.state_dict())
+    ids = {"input_ids": torch.tensor([[2, 5, 7, 3]])}
+    assert torch.equal(Teacher(taught.model)(ids), Teacher(fresh)(ids))
+
+
 def test_a_cache_says_under_which_autocast_it_was_written(tmp_path: Path):
     """A cache of float32 answers, taken for those under autocast, is another teacher than the live one."""
     trainer = trainer_for("bert", "classification", tmp_path)
