@@ -1,6 +1,6 @@
 """The strict base of every config: one class is the Python argument, the recipe section and the saved JSON."""
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
@@ -41,3 +41,13 @@ class Config(BaseModel, metaclass=_RaisesRecipeError):
     """Frozen and strict: unknown keys, wrong types, NaN and infinities are refused with a ``RecipeError`` (exit code 2)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def as_given(value: Any, kind: type[C], where: str) -> C:
+    """``value``, which a user passed as ``where``; a RecipeError where it is no ``kind``, such as a mapping of its words."""
+    if isinstance(value, kind):
+        return value
+    raise RecipeError(f"{where}: got {value!r:.60}; pass {kind.__name__}(...).")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.utils.data import DataLoader
 
+from hf_shrink.config import as_given
 from hf_shrink.distillation.stages import stage_at
 from hf_shrink.errors import RecipeError
 from hf_shrink.training.config import OptimizationConfig
@@ -32,7 +33,7 @@ class OptimizedTrainer(TaughtTrainer):
         """
         self._staged: list[tuple[nn.Parameter, int]] = []
         self._resting: list[nn.Parameter] = []
-        self.optimization = config or OptimizationConfig()
+        self.optimization = OptimizationConfig() if config is None else as_given(config, OptimizationConfig, "optimization")
         freeze(self.student, self.optimization.freeze, "optimization.freeze")
         if self.optimization.layer_decay is not None and self.optimizer is not None:
             raise RecipeError(

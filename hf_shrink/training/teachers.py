@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_shrink.class_names import label_order, named_classes
+from hf_shrink.config import as_given
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.crossing import CrossingTeacher
@@ -36,11 +37,12 @@ def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Tea
         student: the model inside its adapters.
 
     Raises:
-        RecipeError: nobody, or ``combine`` for one.
+        RecipeError: nobody, something that is no teacher or no ``DistillationConfig``, or ``combine`` for one.
         MismatchError: classes of other names, or of a cache in another order; a loss across tokenizers with several teachers,
             or with models that predict no next token.
     """
     one: Teacher | Ensemble | CachedTeacher
+    config = as_given(config, DistillationConfig, "distillation")
     for model in models_of(teacher):
         settle(model)
     if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
@@ -78,11 +80,22 @@ def warn_of_smaller(teacher: Teacher | Ensemble | CachedTeacher, student: Any) -
 
 
 def models_of(teacher: AnyTeacher) -> list[nn.Module]:
-    """Those that teach, before any of them is frozen."""
+    """Those that teach, before any of them is frozen.
+
+    Raises:
+        RecipeError: what teaches nothing, such as the name of a model, or what cannot be one of several.
+    """
     if isinstance(teacher, nn.Module):
         return [teacher]
     if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
         return list(teacher.models)
+    if not isinstance(teacher, list | tuple):
+        raise RecipeError(
+            f"teacher: got {teacher!r:.60}; pass a model, a Teacher, a list of both, an Ensemble or a CachedTeacher.\n"
+            "A name is none: load the model by from_pretrained first."
+        )
+    if odd := [each for each in teacher if not isinstance(each, nn.Module | Teacher)]:
+        raise RecipeError(f"teacher: got a list with {type(odd[0]).__name__}; a list is of models, each live.")
     return [model for each in teacher for model in models_of(each)]
 
 

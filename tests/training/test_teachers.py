@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hf_shrink.distillation.config import DistillationConfig, LossTerm
+from hf_shrink.distillation.ensemble import Ensemble
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, RecipeError
 from tests.tiny import COLOURS, VOCABULARY, tiny_classifier
@@ -113,6 +114,23 @@ def test_what_several_teachers_cannot_do_is_refused(teachers, more, error, messa
     given = [model_for("bert", "classification", seed=5) for _ in range(teachers)]
     with pytest.raises(error, match=message):
         trainer_for("bert", "classification", tmp_path, more={"teacher": given, "distillation": config})
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ({"teacher": "google-bert/bert-base-uncased"}, "got 'google-bert/bert-base-uncased'; pass a model"),
+        ({"teacher": ["a/model", "another/model"]}, "got a list with str"),
+        ({"teacher": [Ensemble.__new__(Ensemble)]}, "got a list with Ensemble"),
+        ({"distillation": {"losses": [{"loss": "forward_kl"}]}}, r"distillation: got \{'losses'.*pass DistillationConfig"),
+        ({"optimization": {"layer_decay": 0.9}}, r"optimization: got \{'layer_decay'.*pass OptimizationConfig"),
+    ],
+)
+def test_what_is_no_teacher_and_no_config_is_refused_in_words(words, says, tmp_path):
+    """The name of a model in place of the model ends in a RecursionError, which says nothing of it."""
+    given = {"teacher": model_for("bert", "classification", seed=5), "distillation": DistillationConfig(losses=(LossTerm(),))}
+    with pytest.raises(RecipeError, match=says):
+        trainer_for("bert", "classification", tmp_path, more=given | words)
 
 
 @pytest.mark.parametrize(
