@@ -11,6 +11,7 @@ from torch import Tensor
 from hf_shrink.distillation.outputs import Kind, check_shapes, kind_of
 from hf_shrink.distillation.positions import is_about_spans
 from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.errors import MismatchError
 from hf_shrink.sentences import gives_sentences
 from hf_shrink.tasks import SENTENCES
 
@@ -71,8 +72,13 @@ class Ensemble:
         """What they say together about a batch, without gradient: ``logits`` of their mean.
 
         Raises:
-            MismatchError: their logits differ in shape.
+            MismatchError: their logits differ in shape, or a batch without labels does not say what they are.
         """
+        if "labels" not in inputs and not is_about_spans(inputs):
+            raise MismatchError(
+                "several teachers: a batch without 'labels', by which their outputs are told to be classes or sets of labels.\n"
+                "Keep the labels of the training, in a collator too."
+            )
         logits = [teacher(inputs)[..., : self.words] for teacher in self.teachers]
         for other in logits[1:]:
             check_shapes(logits[0], other, "two teachers' logits")

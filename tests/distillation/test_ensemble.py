@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 
-from hf_shrink.distillation.ensemble import combined
+from hf_shrink.distillation.ensemble import Ensemble, combined
+from hf_shrink.distillation.teacher import Teacher
+from hf_shrink.errors import MismatchError
+from tests.tiny import tiny_classifier, tiny_inputs
 
 SURE, GUESS = torch.tensor([0.98, 0.01, 0.01]), torch.tensor([1 / 3, 1 / 3, 1 / 3])
 
@@ -47,3 +50,10 @@ def test_labels_are_averaged_each_on_its_own():
 def test_values_are_averaged_as_they_are():
     """A regression of one output has no probabilities: their logarithm is always 0."""
     torch.testing.assert_close(combined(torch.tensor([[[2.0]], [[4.0]]]), "values", "mean"), torch.tensor([[3.0]]))
+
+
+def test_a_batch_without_labels_is_refused_in_words():
+    """Sets of labels, averaged as classes, would be other answers; a KeyError says nothing of it."""
+    both = Ensemble([Teacher(tiny_classifier("bert", seed=seed)) for seed in (0, 1)])
+    with pytest.raises(MismatchError, match="several teachers: a batch without 'labels'"):
+        both.outputs(tiny_inputs("bert"))
