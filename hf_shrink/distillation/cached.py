@@ -1,6 +1,7 @@
 """A teacher that has said everything already: its answers come from the disk, and it need not be there."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hf_shrink.distillation.autocast import autocast_key
 from hf_shrink.distillation.cache_files import Manifest, first_fault, read_manifest, read_shard, refuse_another
 from hf_shrink.distillation.config import LossTerm
 from hf_shrink.distillation.losses import LOSSES
@@ -17,6 +19,8 @@ from hf_shrink.distillation.own_losses import as_loss
 from hf_shrink.distillation.row_keys import RowKeys, refuse_moved, row_keys
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.lines import few, without_home
+
+logger = logging.getLogger(__name__)
 
 
 class CachedTeacher:
@@ -78,7 +82,17 @@ class CachedTeacher:
         return cls(path, manifest)
 
     def under(self, autocast: torch.dtype | None) -> Self:
-        """The same: what was said stands. Write it with ``Teacher.under`` to learn what a live teacher would say."""
+        """The same: what was said stands, and a warning where it was said in another precision than the training's."""
+        wrote, now = (name.get("autocast", "none") for name in (self.manifest.key, autocast_key(autocast)))
+        if wrote != now:
+            logger.warning(
+                "cache %r: written under autocast %s, this training has %s. Fine where its teacher was in 16 bits or fewer; "
+                "else write another with Teacher(model).under(%s), to learn what a live teacher would say.",
+                self.folder.name,
+                wrote,
+                now,
+                autocast,
+            )
         return self
 
     def to(self, device: torch.device) -> None:

@@ -82,18 +82,23 @@ def test_a_teacher_that_was_trained_in_16_bits_is_asked_in_its_own_precision(tmp
     assert torch.equal(Teacher(taught.model)(ids), Teacher(fresh)(ids))
 
 
-def test_a_cache_says_under_which_autocast_it_was_written(tmp_path: Path):
+def test_a_cache_says_under_which_autocast_it_was_written(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """A cache of float32 answers, taken for those under autocast, is another teacher than the live one."""
     trainer = trainer_for("bert", "classification", tmp_path)
     models = [model_for("bert", "classification", seed=seed) for seed in (5, 6)]
     for teacher in (Teacher(models[0]), Ensemble([Teacher(model) for model in models])):
-        keys = [
+        caches = [
             write_cache(
                 CacheConfig(folder=str(tmp_path / f"{len(teacher.models)}-{precision}")),
                 teacher.under(precision),
                 trainer.train_dataset,
                 trainer.data_collator,
-            ).manifest.key
+            )
             for precision in (None, torch.bfloat16)
         ]
+        keys = [cache.manifest.key for cache in caches]
         assert keys[1] == keys[0] | {"autocast": "bfloat16"} and "autocast" not in keys[0]
+        for cache, same, other in ((caches[0], None, torch.bfloat16), (caches[1], torch.bfloat16, None)):
+            assert cache.under(same) is cache and not caplog.records
+            assert cache.under(other) is cache and "this training has" in caplog.text
+            caplog.clear()
