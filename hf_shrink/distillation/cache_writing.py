@@ -37,6 +37,12 @@ SHARD_BYTES = 2**25
 """About how large one file is: what a kill can lose."""
 
 _SHARD_ROWS, _BATCH_ROWS = 4096, 32
+_NO_ANSWER = {
+    *("architectures", "dtype", "transformers_version", "id2label", "label2id", "problem_type", "tokenizer_class"),
+    *("use_cache", "return_dict", "output_hidden_states", "output_attentions"),
+}
+"""Keys of a model's config that no answer depends on."""
+
 _LOGITS = 2**26  # numbers that the teacher gives at once, at most
 
 
@@ -132,21 +138,32 @@ def weights_hash(models: Sequence[Any]) -> str:
     return digest.hexdigest()
 
 
+def config_hash(models: Sequence[Any]) -> str:
+    """SHA-256 of what configs say beside the weights: heads, places, activations; not names, versions or words of one call."""
+    digest = hashlib.sha256()
+    for model in models:
+        config = getattr(model, "config", None)
+        told: dict[str, Any] = config.to_dict() if config is not None else {}
+        told = {name: value for name, value in told.items() if name not in _NO_ANSWER and not name.startswith("_")}
+        digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
 def _own_key(teacher: Teacher | Ensemble, dataset: Any) -> dict[str, str]:
     rows = hashlib.sha256()
     for ids in dataset["input_ids"]:
         rows.update(len(ids).to_bytes(8, "little") + np.asarray(ids, np.int64).tobytes())
-    combine = {"combine": teacher.combine} if isinstance(teacher, Ensemble) else {}
-    first = teacher.teachers[0] if isinstance(teacher, Ensemble) else teacher
+    found = {"rows": rows.hexdigest(), "teacher": weights_hash(teacher.models), "teacher config": config_hash(teacher.models)}
+    teachers = teacher.teachers if isinstance(teacher, Ensemble) else (teacher,)
+    orders, first = [each.label_order for each in teachers], teachers[0]
+    if any(order is not None and order != sorted(order) for order in orders):
+        found["label order"] = ", ".join(map(str, orders))
     names = named_classes(first.model) if first.label_order is None else []
-    labels = {"labels": json.dumps(names)} if len(names) > 1 else {}
-    return {
-        "rows": rows.hexdigest(),
-        "teacher": weights_hash(teacher.models),
-        **autocast_key(teacher.precision),
-        **combine,
-        **labels,
-    }
+    if len(names) > 1:
+        found["labels"] = json.dumps(names)
+    if isinstance(teacher, Ensemble):
+        found["combine"] = teacher.combine
+    return found | autocast_key(teacher.precision)
 
 
 def _settings(config: CacheConfig, temperatures: Sequence[float], words: int | None) -> dict[str, str]:

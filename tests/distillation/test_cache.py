@@ -4,9 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, DataCollatorForSeq2Seq, DataCollatorWithPadding
+from transformers import (
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+)
 
-from hf_shrink.distillation.cache_writing import weights_hash, write_cache
+from hf_shrink.distillation.cache_writing import config_hash, weights_hash, write_cache
 from hf_shrink.distillation.cached import CachedTeacher
 from hf_shrink.distillation.config import CacheConfig, LossTerm
 from hf_shrink.distillation.divergences import forward_kl
@@ -177,6 +182,8 @@ def test_segments_are_part_of_a_text(tmp_path: Path):
     ("change", "says"),
     [
         ({"teacher": tiny_classifier(seed=4)}, "another teacher"),
+        ({"teacher": tiny_classifier(hidden_act="relu")}, r"another teacher config \("),
+        ({"teacher": Teacher(tiny_classifier(), label_order=[2, 0, 1])}, r"label order \(none -> \[2, 0, 1\]\)"),
         ({"data": rows([*TEXTS[1:], TEXTS[0]])}, "another rows"),
         ({"data": rows(TEXTS[:-1])}, "another rows"),
         ({"key": {"tokenizer": "two"}}, r"another tokenizer \(one -> two\)"),
@@ -185,6 +192,7 @@ def test_segments_are_part_of_a_text(tmp_path: Path):
     ],
 )
 def test_a_cache_of_something_else_is_refused_by_name_and_stays(change, says, tmp_path: Path):
+    """A folder that is whole is taken for this call's answers, by the same weights under another config, too."""
     write(tmp_path, key={"tokenizer": "one"})
     before = contents(tmp_path)
     with pytest.raises(IntegrityError, match=says):
@@ -205,6 +213,14 @@ def test_one_changed_weight_is_another_teacher():
     with torch.no_grad():
         next(iter(other.parameters()))[0, 0] += 1e-3
     assert weights_hash([other]) != weights_hash([tiny_classifier()])
+
+
+def test_names_and_words_of_one_call_make_no_other_teacher(tmp_path: Path):
+    """A cache that is refused for where its teacher lay is written anew for nothing."""
+    tiny_classifier().save_pretrained(tmp_path / "moved")
+    there = AutoModelForSequenceClassification.from_pretrained(tmp_path / "moved", attn_implementation="eager", num_labels=3)
+    there.config.use_cache = False
+    assert config_hash([there]) == config_hash([tiny_classifier()]) != config_hash([tiny_classifier(layer_norm_eps=1e-5)])
 
 
 def test_a_reader_asks_for_what_it_needs(tmp_path: Path):
