@@ -232,7 +232,7 @@ def _frozen(model: PreTrainedModel, modules: tuple[str, ...], where: str) -> dic
 def _teacher(recipe: Recipe, rows: int, teachers: Sequence[Taught]) -> StagePlan:
     config, (first, *others) = recipe.teachers[0], teachers
     notes = tuple(note for each in teachers for note in each.pair.notes)
-    notes += tuple(f"{t.model or 'it'} teaches in {t.bits} bits and is measured in float" for t in recipe.teachers if t.bits)
+    notes += tuple(f"{t.model} teaches in {t.bits} bits and is measured in float" for t in recipe.teachers if t.bits)
     if config.training is None:
         names = " and ".join(each.model for each in recipe.teachers)
         together = "" if not others else f", by {(recipe.distillation and recipe.distillation.combine) or 'mean'}"
