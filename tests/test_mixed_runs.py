@@ -32,7 +32,7 @@ def test_a_recipe_decides_stores_and_tells(tmp_path: Path, monkeypatch: pytest.M
         ],
     )
     planned = next(stage for stage in make_plan(recipe).stages if stage.name == "quantized")
-    assert "within bits_per_weight 7.0, by what each loses, measured on 16 training rows" in planned.does[0]
+    assert "within bits_per_weight 7.0, by what each loses, measured on at most 16 training rows" in planned.does[0]
     assert planned.does[0].endswith("; the embeddings in 8 bits, a scale a row")
     outcome = run(recipe)
     folder, report = outcome.folder, outcome.report

@@ -191,6 +191,7 @@ def test_dequantising_a_mixed_model_gives_back_both_kinds(tmp_path):
         ({"bits": "auto", "budget": {}}, "got none"),
         ({"bits": 4, "calibration_rows": 8}, "calibration_rows would be ignored with bits: 4"),
         ({"backend": "onnx", "bits": "auto", "budget": {"bytes": 5}}, "onnx stores 8 bits"),
+        ({"bits": "auto", "budget": {"bytes": 5}, "calibration_rows": 2000}, "512"),  # a run reads no more
     ],
 )
 def test_words_that_would_be_ignored_are_refused(words, says):
