@@ -1,12 +1,14 @@
 """``bits: auto``: losses measured one layer at a time, bytes spent where they are worth most, and the original put back."""
 
 import copy
+import io
 import itertools
 
 import bitsandbytes as bnb
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.loading.oneshot import quantize as quantize_recorded
@@ -18,6 +20,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.knapsack import Option, cheapest, path, spend
 from hf_shrink.quantization.mixed import expected_bytes, least_and_most, quantize_mixed, store_mixed
+from hf_shrink.quantization.mixed_table import LayerBits, MixedPlan, Trade
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
 from hf_shrink.quantization.size import bytes_with
@@ -212,3 +215,16 @@ def test_what_cannot_be_done_is_refused_with_the_way_out():
     numbers = tiny_classifier(hidden=64, ffn=128, num_labels=1)
     with pytest.raises(RecipeError, match="no probabilities to compare"):
         quantize(numbers, auto(bytes=10**6), BATCHES)
+
+
+def test_each_layer_is_a_line_of_80_columns():
+    """Names over several lines, cut anywhere, cannot be looked for."""
+    names = [f"bert.encoder.layer.{i}.{part}" for i in (0, 11) for part in ("attention.output.dense", "output.dense")]
+    layers = tuple(LayerBits(name, 4, 154_389_504, 1.25e-4, None) for name in names)
+    plan = MixedPlan(layers, {}, (), {"chosen": Trade(10**9, 1.0)}, 16)
+    for width, first in ((80, "b.e.l.0.a.output.dense"), (120, names[0])):
+        console = Console(width=width, file=io.StringIO())
+        console.print(plan.rich())
+        lines = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]
+        assert len({line.split()[1] for line in lines}) == len(lines) == 4 and max(map(len, lines)) <= width
+        assert lines[0].split()[1::2] == [first, "4", "154,389,504", "1.25e-04", "-"]
