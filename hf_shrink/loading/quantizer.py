@@ -88,6 +88,7 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.loading.conversions import drop_quantizer_conversions
         from hf_shrink.loading.remote_code import forget
         from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
+        from hf_shrink.quantization.embeddings import take_packed
 
         if not hasattr(type(model), "_auto_class") or type(model)._auto_class is None:
             forget(model.config)
@@ -99,7 +100,9 @@ class ShrinkQuantizer(HfQuantizer):
             self.stream.finish(model)
         if self.stream is not None or self._is_stock:
             self._describe(model)
-        if self.inner is None and self.quantization_config.embeddings is None:
+        if self.quantization_config.embeddings is not None:
+            take_packed(model)
+        elif self.inner is None:
             model.is_quantized = False  # other shapes are floats like any: half() and float() refuse a model that is
         return model
 
