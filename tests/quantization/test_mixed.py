@@ -22,7 +22,7 @@ from hf_shrink.quantization.knapsack import Option, cheapest, path, spend
 from hf_shrink.quantization.mixed import expected_bytes, least_and_most, quantize_mixed, store_mixed
 from hf_shrink.quantization.mixed_table import LayerBits, MixedPlan, Trade
 from hf_shrink.quantization.plan import keep_plan
-from hf_shrink.quantization.quantize import quantize
+from hf_shrink.quantization.quantize import quantize, quantize_by_budget
 from hf_shrink.quantization.size import bytes_with
 from hf_shrink.targets import oriented
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
@@ -143,6 +143,20 @@ def test_what_a_layer_loses_is_measured_alone_and_the_model_stays_as_it_was(fami
     rounded = backend_for(4).rounded(oriented(alone.get_submodule(last.name)), QuantizationConfig(bits=4))
     oriented(alone.get_submodule(last.name)).data.copy_(rounded)
     assert last.kl_4 == pytest.approx(Divergence(model, BATCHES).of(alone), rel=1e-6) and last.kl_4 > 0
+
+
+def test_after_a_training_in_16_bits_losses_are_those_of_the_stored_model():
+    """Under the training's autocast the KL of most layers was its rounding, or 0, and bits went by that."""
+    model, config = wide(), auto(bits_per_weight=6.5)
+    expected, own = quantize_by_budget(model, config, BATCHES).plan, model.forward
+
+    def half(*args, **kwargs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return own(*args, **kwargs)
+
+    model._original_forward, model.forward = own, half  # as accelerate leaves it
+    found = quantize_by_budget(model, config, BATCHES)
+    assert found.plan == expected and "forward" not in vars(found.model) and model.forward is half
 
 
 def test_the_decision_is_in_the_config_after_a_reload(tmp_path):
