@@ -6,9 +6,9 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.loss.loss_utils import (
     ForCausalLMLoss,
+    ForMaskedLMLoss,
     ForQuestionAnsweringLoss,
     ForSequenceClassificationLoss,
-    ForTokenClassification,
 )
 
 from hf_shrink.errors import MismatchError
@@ -44,10 +44,8 @@ def loss_of(
     elif labels is not None and start is None and end is None and logits is not None:
         if logits.dim() == 2:
             loss = ForSequenceClassificationLoss(labels, logits, config)
-        elif causal:
-            loss = ForCausalLMLoss(logits, labels, logits.shape[-1])
-        else:
-            loss = ForTokenClassification(logits, labels, config)
+        else:  # a label for each token: its class, or its word, and the config counts classes alone
+            loss = (ForCausalLMLoss if causal else ForMaskedLMLoss)(logits, labels, logits.shape[-1])
     if loss is None:
         all_three = {"labels": labels, "start_positions": start, "end_positions": end}
         given = ", ".join(name for name, value in all_three.items() if value is not None)

@@ -35,7 +35,8 @@ class OnnxModel(nn.Module, GenerationMixin):
     """A graph that answers like the model it was exported from; on the CPU, on as many threads as torch is set to.
 
     It fits ``transformers.pipeline(task, model=OnnxModel.from_pretrained(folder), tokenizer=tokenizer)`` for classification,
-    token classification, question answering, feature extraction and, with ``generate`` and its cache, text generation.
+    token classification, feature extraction, hidden words and, with ``generate`` and its cache, text generation. Graphs for
+    questions give ``start_logits`` and ``end_logits``: transformers 5 has no pipeline for them.
 
     Args:
         path: the graph.

@@ -21,6 +21,7 @@ from hf_shrink.loading.verify import load_strictly
 from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.size import non_zero
 from hf_shrink.measurement.values import Report
+from hf_shrink.onnx_model import FOLDER
 from hf_shrink.publishing.checks import check_card
 from hf_shrink.stored import REPORT
 from hf_shrink.workspace import MANIFEST
@@ -117,7 +118,7 @@ def _recorded(folder: Path, report: Mapping[str, Any]) -> dict[str, str]:
     files = dict(report.get("files") or {})
     if not files:
         stages = _json(folder / MANIFEST).get("stages") or {}
-        for stage in ("final", "report"):
+        for stage in ("final", FOLDER, "report"):
             files |= (stages.get(stage) or {}).get("files") or {}
     return {name: digest for name, digest in files.items() if name != "README.md"}
 

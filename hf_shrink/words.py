@@ -134,7 +134,7 @@ def _stored_words(config: QuantizationConfig, modules: int) -> str:
     if config.bits == "auto":
         assert config.budget is not None
         amount = next(f"{name} {value:,}" for name, value in config.budget.model_dump().items() if value is not None)
-        rows = f"measured on {config.calibration_rows} training rows"
+        rows = f"measured on at most {config.calibration_rows} training rows"
         stored = f"stores the weights of {modules} projections in 4, 8 or float bits each within {amount}"
         return f"{stored}, by what each loses, {rows}"
     kind = "8 bits" if config.bits == 8 else f"4 bits ({config.quant_type}{', double' if config.double_quant else ''})"
@@ -165,7 +165,7 @@ def recovery_words(config: RecoveryConfig, stored_as: QuantizationConfig, layers
 
 def onnx_words(config: QuantizationConfig, modules: int) -> str:
     """What the graph for CPUs holds."""
-    ranges = "found while it runs" if config.mode == "dynamic" else f"from {config.calibration_rows} training rows"
+    ranges = "found while it runs" if config.mode == "dynamic" else f"from at most {config.calibration_rows} training rows"
     both = "; keeps the float graph as well" if config.float_graph else ""
     return f"exports a graph for ONNX Runtime: {modules} projections and the embeddings in 8 bits, ranges {ranges}{both}"
 

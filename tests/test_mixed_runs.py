@@ -8,9 +8,10 @@ import torch
 from transformers import AutoModelForSequenceClassification
 from typer.testing import CliRunner
 
-from hf_shrink import QuantizationConfig, Recipe, ShrinkConfig, run
+from hf_shrink import QuantizationConfig, Recipe, ShrinkConfig, dequantize, run
 from hf_shrink.cli import app
 from hf_shrink.errors import RecipeError
+from hf_shrink.models.load import load_model
 from hf_shrink.plan import make_plan
 from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.mixed import quantize_mixed
@@ -32,7 +33,7 @@ def test_a_recipe_decides_stores_and_tells(tmp_path: Path, monkeypatch: pytest.M
         ],
     )
     planned = next(stage for stage in make_plan(recipe).stages if stage.name == "quantized")
-    assert "within bits_per_weight 7.0, by what each loses, measured on 16 training rows" in planned.does[0]
+    assert "within bits_per_weight 7.0, by what each loses, measured on at most 16 training rows" in planned.does[0]
     assert planned.does[0].endswith("; the embeddings in 8 bits, a scale a row")
     outcome = run(recipe)
     folder, report = outcome.folder, outcome.report
@@ -67,6 +68,8 @@ def test_the_command_prints_the_table_and_draws_the_trade(tmp_path: Path, monkey
     assert {path.name for path in Path("pictures").iterdir()} >= {"bits.png", "bits.svg"}
     again = CliRunner().invoke(app, [*words[:2], "other", *words[3:], "--json"])
     found = json.loads(again.stdout)
+    zeros = sum(int((p == 0).sum()) for p in dequantize(load_model("other")).parameters())
+    assert found["zeros"] == zeros - sum(int((p == 0).sum()) for p in load_model("base").parameters()) > 0
     assert found["max_difference"] == 0.0 and {layer["bits"] for layer in found["layer_bits"]["layers"]} <= {4, 8, 16}
 
 

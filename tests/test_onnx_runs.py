@@ -13,6 +13,7 @@ from hf_shrink.errors import IntegrityError, RecipeError, ResourceError
 from hf_shrink.files import sha256
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.plan import make_plan
+from hf_shrink.verification import verify_model
 from tests.project import make_project, tiny_overrides
 
 ROOT = Path(__file__).parent.parent
@@ -78,6 +79,8 @@ def test_a_second_call_writes_nothing_and_a_damaged_graph_is_found(own: Path):
     (own / PRUNED).write_bytes((own / PRUNED).read_bytes()[:-1])
     with pytest.raises(IntegrityError, match=r"model_quantized\.onnx: changed"):
         run(recipe(STATIC))
+    with pytest.raises(IntegrityError, match=r"not what was recorded: onnx/model_quantized\.onnx"):  # before it is published
+        verify_model(str(own))
 
 
 def test_a_missing_graph_is_made_again_and_nothing_else(own: Path):

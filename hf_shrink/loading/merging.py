@@ -35,7 +35,8 @@ def merge(stored: Any, given: Any) -> Any:
     method = _method(one)
     if method is not None:
         _check_same(method, one, pruning, asked)
-        return one
+        # Ours even where stock options say it all: transformers' own quantizer would not compare them with the files.
+        return ShrinkConfig(bitsandbytes=one.to_dict()) if isinstance(one, BitsAndBytesConfig) else one
     assert isinstance(one, ShrinkConfig)
     if one.embeddings is not None and (pruning or asked is not None):
         raise RecipeError(

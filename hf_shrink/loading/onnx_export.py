@@ -96,16 +96,21 @@ def export_onnx(
 
     Raises:
         RecipeError: quantised already, a family or head that is not exported, a config that does not fit, or a folder with the
-            weights of another model.
+            weights of another model or a float graph that would not be replaced.
         MismatchError: calibration that the model does not take.
         NonFiniteError: a weight or an output is NaN or infinite.
         IntegrityError: the float graph does not compute what torch does.
         ResourceError: onnx or onnxruntime is missing, the model is too large, or the disk is full.
     """
-    folder = Path(folder)
+    folder, config = Path(folder), config or QuantizationConfig(backend="onnx")
     has_config = _is_of(folder, model)
+    if not config.float_graph and (folder / FOLDER / FLOAT).exists():
+        raise RecipeError(
+            f"export_onnx: {folder.name} holds {FOLDER}/{FLOAT} of another export, which would stay beside the new graph.\n"
+            "Remove it, ask for float_graph=True, or name another folder."
+        )
     with fresh_folder(folder) as fresh, quiet_loading():
-        result = write_graphs(model, fresh, config or QuantizationConfig(backend="onnx"), calibration=calibration)
+        result = write_graphs(model, fresh, config, calibration=calibration)
         if not has_config:
             _save_config(model, fresh)
         if tokenizer is not None:

@@ -88,6 +88,7 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.loading.conversions import drop_quantizer_conversions
         from hf_shrink.loading.remote_code import forget
         from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
+        from hf_shrink.quantization.embeddings import take_packed
 
         if not hasattr(type(model), "_auto_class") or type(model)._auto_class is None:
             forget(model.config)
@@ -97,10 +98,20 @@ class ShrinkQuantizer(HfQuantizer):
         drop_quantizer_conversions(model)
         if self.stream is not None:
             self.stream.finish(model)
+        if self.stream is not None or self._is_stock:
             self._describe(model)
-        if self.inner is None and self.quantization_config.embeddings is None:
+        if self.quantization_config.embeddings is not None:
+            take_packed(model)
+        elif self.inner is None:
             model.is_quantized = False  # other shapes are floats like any: half() and float() refuse a model that is
         return model
+
+    @property
+    def _is_stock(self) -> bool:
+        """Whether stock options describe the whole folder: it came to us with an argument of ours."""
+        record = self.quantization_config
+        others = (record.shapes, record.head_dim, record.eight_bits, record.embeddings)
+        return record.bitsandbytes is not None and not any(others)
 
     def _describe(self, model: Any) -> None:
         """From here on everything is as if ``model`` had been loaded from the folder that it will be saved to."""
@@ -114,7 +125,9 @@ class ShrinkQuantizer(HfQuantizer):
         if tier == "plugin":
             self.quantization_config = model.config.quantization_config
         elif self.inner is not None:
-            model.hf_quantizer, model.quantization_method = self.inner, self.inner.quantization_config.quant_method
+            stock = self.inner.quantization_config
+            model.quantization_method = stock.quant_method
+            self.quantization_config = ShrinkConfig(bitsandbytes=stock.to_dict())
         else:
             self.remove_quantization_config(model)
             model.config._is_quantized = False

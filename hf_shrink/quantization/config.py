@@ -65,7 +65,9 @@ class QuantizationConfig(Config):
     calibration_rows: int = Field(
         128,
         ge=1,
-        description="onnx, static: training rows that the ranges are found on. auto: that losses are measured on.",
+        le=512,
+        description="onnx, static: training rows that the ranges are found on. auto: that losses are measured on. In a run "
+        "fewer where they are long: 65,536 tokens together.",
     )
     float_graph: bool = Field(False, description="onnx: keep the float32 graph, `onnx/model.onnx`, as well.")
 

@@ -53,6 +53,21 @@ def round_embeddings(model: PreTrainedModel, config: QuantizationConfig) -> None
         for rows in _pieces(parameter.data):
             rows.copy_(_rounded(rows, config.embeddings))
     setattr(model.config, RECORD, config.embeddings)
+    take_packed(model)
+
+
+def take_packed(model: nn.Module) -> None:
+    """Let ``load_state_dict`` of ``model`` take tables as they lie in a file in int8: a Trainer goes on, or back, that way."""
+    model.register_load_state_dict_pre_hook(_unpack_in_place)  # type: ignore[no-untyped-call]
+
+
+def _unpack_in_place(model: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for name, packed in [*state.items()]:
+        table = own.get(name.removeprefix(prefix))
+        if table is not None and table.is_floating_point() and packed.dtype == torch.int8:
+            check_packed(packed, name)
+            state[name] = unpack(packed, table.dtype)
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ BARS = 12
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 _TITLES = ("layer", "weights", "mean", "deviat.", "out", "MSE", "dB", "bytes", "now")
 _BELOW = "weights: 6 deviations around their mean; out: how many are further; dB: SQNR"
-_ROOM = 12
+ROOM = 12
 """Letters of a name at least."""
 
 
@@ -33,7 +33,7 @@ class FidelityTable:
         blocks = _ASCII if options.ascii_only else _BLOCKS
         lines = [_line(layer, blocks) for layer in self._layers]
         widths = [max(map(len, column)) for column in zip(_TITLES[1:], *lines, strict=True)]
-        room = max(options.max_width - sum(widths) - len(widths), _ROOM)
+        room = max(options.max_width - sum(widths) - len(widths), ROOM)
         names = [shortened(layer.name, room) for layer in self._layers]
         for scheme in dict.fromkeys(layer.scheme for layer in self._layers):
             table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=Text(scheme), title_justify="left")

@@ -1,11 +1,14 @@
 """What ``bits: auto`` decided: one line a layer with its reason, and what KL costs in bytes; for programs and for people."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.console import Console, ConsoleOptions, RenderableType
+
 from hf_shrink.grids import as_markdown, as_rich
+from hf_shrink.quantization.fidelity_table import ROOM, shortened
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,19 @@ class MixedPlan:
         """A pipe table with the captions below it."""
         return as_markdown(self.grid(), self.captions())
 
-    def rich(self) -> Any:
-        """A ``rich.table.Table`` with the captions below it."""
-        return as_rich(self.grid(), self.captions())
+    def rich(self) -> "MixedTable":
+        """For the terminal."""
+        return MixedTable(self)
+
+
+class MixedTable:
+    """A line a layer, with the captions below; names are as long as the terminal has room for."""
+
+    def __init__(self, plan: MixedPlan) -> None:
+        self._plan = plan
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+        grid = self._plan.grid()
+        numbers = [max(map(len, column)) + len(" | ") for column in zip(*grid, strict=True)][1:]
+        room = max(options.max_width - sum(numbers) - len("|  |"), ROOM)
+        yield as_rich([[shortened(line[0], room), *line[1:]] for line in grid], self._plan.captions())

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from hf_shrink.adapters import carries_adapter
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.finite import check_finite
-from hf_shrink.own_forward import unwrap_forward
+from hf_shrink.own_forward import own_forward, unwrap_forward
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.cast import cast_in_place
@@ -74,8 +74,8 @@ def quantize_by_budget(
         raise RecipeError("quantize: bits: auto measures what each layer loses; give batches as calibration.")
     _refuse(model)
     check_finite(model, "quantization")
-    mixed = quantize_mixed(model, config, list(calibration))
-    unwrap_forward(mixed.model)
+    with own_forward(model):  # what is measured is what will be stored, and the rounding of 16 bits is louder than that of 8
+        mixed = quantize_mixed(model, config, list(calibration))
     check_finite(mixed.model, "quantization to bits: auto")
     return mixed
 

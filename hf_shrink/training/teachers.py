@@ -69,6 +69,7 @@ def warn_of_smaller(teacher: Teacher | Ensemble | CachedTeacher, student: Any) -
     if len(models) < 2 or not all(isinstance(model, PreTrainedModel) for model in models):
         return
     ours, *theirs = map(inner_size, models)
+    ours -= sum(parameter.numel() for name, parameter in student.named_parameters() if "lora_" in name)  # beside it
     if ours > max(theirs):
         logger.warning(
             "The student (%s) has %s parameters outside its embeddings, more than its teacher's %s (%s). Were they swapped?",

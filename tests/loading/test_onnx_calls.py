@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
@@ -24,6 +25,7 @@ CASES: dict[str, tuple[Any, str, dict[str, torch.Tensor]]] = {
     "classes": (AutoModelForSequenceClassification, "bert", {"labels": torch.tensor([2, 0])}),
     "number": (AutoModelForSequenceClassification, "bert", {"labels": torch.tensor([0.5, -1.0])}),
     "tokens": (AutoModelForTokenClassification, "bert", {"labels": MASKED}),
+    "hidden words": (AutoModelForMaskedLM, "bert", {"labels": MASKED}),
     "words": (AutoModelForCausalLM, "gpt2", {"labels": IDS["input_ids"].masked_fill(IDS["attention_mask"] == 0, -100)}),
     "spans": (
         AutoModelForQuestionAnswering,

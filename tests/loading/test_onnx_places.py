@@ -61,6 +61,15 @@ def test_a_folder_with_another_models_weights_is_refused_and_stays(other: str, t
     assert {path: sha256(path) for path in files_below(tmp_path)} == before
 
 
+def test_an_older_float_graph_does_not_stay_beside_the_new_one(tmp_path: Path):
+    """Whoever asks for float32 would be answered by the model as it was before its last training."""
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx/model.onnx").write_bytes(b"older")
+    with pytest.raises(RecipeError, match=r"onnx/model\.onnx of another export, which would stay"):
+        export_onnx(tiny_classifier("bert"), tmp_path)
+    assert [path.name for path in files_below(tmp_path)] == ["model.onnx"]
+
+
 @pytest.mark.parametrize(
     ("calibration", "error", "words"),
     [

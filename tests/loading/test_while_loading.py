@@ -17,7 +17,7 @@ from transformers import (
     BitsAndBytesConfig,
 )
 
-from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, prune, quantize
+from hf_shrink import PruningConfig, QuantizationConfig, ShrinkConfig, dequantize, prune, quantize
 from hf_shrink.errors import RecipeError
 from hf_shrink.loading.merging import from_bitsandbytes
 from hf_shrink.loading.save import save
@@ -213,4 +213,20 @@ def test_the_options_it_was_made_with_change_nothing(name, stored):
     """The same script, run again on its own result."""
     plain = AutoModelForSequenceClassification.from_pretrained(stored[name])
     for given in (ShrinkConfig(quantization=STORED["int8"]), ShrinkConfig()):
-        assert_same(plain, load(stored[name], given), "bert", name)
+        again = load(stored[name], given)
+        assert_same(plain, again, "bert", name)
+        assert again.config.to_dict() == plain.config.to_dict()
+
+
+@pytest.mark.parametrize("loaded", ["while loading", "with ours"])
+def test_what_was_quantised_while_loading_undoes_it_itself(loaded, tmp_path):
+    """transformers' own leaves nn.Linear in the place of GPT-2's Conv1D: the folder does not load, or transposed."""
+    asked = ShrinkConfig(quantization=QuantizationConfig(bits=8))
+    tiny_classifier("gpt2", hidden=64, ffn=128).save_pretrained(tmp_path / "folder")
+    small = load(tmp_path / "folder", asked)
+    if loaded == "with ours":
+        small.save_pretrained(tmp_path / "small")
+        small = load(tmp_path / "small", asked)
+    expected = dequantize(small)
+    small.dequantize().save_pretrained(tmp_path / "back")
+    assert_same(expected, AutoModelForSequenceClassification.from_pretrained(tmp_path / "back"), "gpt2", loaded)

@@ -75,9 +75,10 @@ def test_config_and_weights_must_agree(case, tmp_path: Path):
     for command, code in ((["measure", str(folder)], 3), (["inspect", str(folder)], 3), (["verify", str(folder)], 5)):
         done = CliRunner().invoke(app, command)
         assert done.exit_code == code and says in " ".join(done.stderr.split()), (command, done.stderr)
-    if how.get("narrow") and how["config"] is not None:  # from_pretrained asks us only where config.json names us
+    if how["weights"] is None:  # from_pretrained asks us only where config.json names us, or an argument does
+        given = {} if how.get("narrow") else {"quantization_config": ShrinkConfig()}
         with pytest.raises(MismatchError, match="without scales"):
-            AutoModelForSequenceClassification.from_pretrained(folder)
+            AutoModelForSequenceClassification.from_pretrained(folder, **given)
 
 
 @pytest.mark.parametrize("bits", [8, 4])

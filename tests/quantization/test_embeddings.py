@@ -189,6 +189,17 @@ def test_what_was_trained_since_is_not_rounded_again(tmp_path: Path):
     assert "embeddings_dtype" not in json.loads((tmp_path / "config.json").read_text())
 
 
+def test_tokens_that_were_added_make_floats_of_a_loaded_table(tmp_path: Path):
+    """New rows were rounded by nobody: as int8 they would lose digits, and under a record of int8 floats would not load."""
+    quantize(model_of("bert"), QuantizationConfig(bits=8, embeddings="int8")).save_pretrained(tmp_path / "small")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small")
+    loaded.resize_token_embeddings(loaded.config.vocab_size + 3)
+    loaded.save_pretrained(tmp_path / "more")
+    assert "embeddings_dtype" not in json.loads((tmp_path / "more/config.json").read_text())
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "more").state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in loaded.state_dict().items())
+
+
 def test_the_report_tells_what_each_table_lost():
     model = model_of("bert")
     config = QuantizationConfig(bits=8, embeddings="int8")

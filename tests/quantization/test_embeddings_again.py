@@ -1,6 +1,7 @@
 """Embeddings in fewer bits once more: counted, trained, damaged or refused. What these prevent: a table that is rounded twice,
 bytes counted for another file than is written, and codes that load as other numbers."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -108,6 +109,24 @@ def test_a_config_does_not_outlive_a_training(tmp_path: Path):
     stale = json.loads((tmp_path / "small/config.json").read_text())
     (tmp_path / "trained/config.json").write_text(json.dumps(stale))  # as earlier releases wrote it
     assert untouched == "embeddings int8" and inspect_model(str(tmp_path / "trained")).quantization is None
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_what_a_checkpoint_holds_is_taken_back(family, tmp_path: Path):
+    """With frozen embeddings checkpoints hold int8, too: a Trainer that went on, or back to its best, found other sizes."""
+    small = quantize(model_of(family), QuantizationConfig(bits=16, embeddings="int8"))
+    small.save_pretrained(tmp_path)
+    held, state = load_file(tmp_path / "model.safetensors"), small.state_dict()
+    assert sum(tensor.dtype == torch.int8 for tensor in held.values()) > 1
+    for model in (copy.deepcopy(small), type(small).from_pretrained(tmp_path)):
+        expected = {name: tensor.clone() for name, tensor in state.items()}
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(1.0)
+        assert not model.load_state_dict(held, strict=False).unexpected_keys
+        assert all(torch.equal(expected[name], tensor) for name, tensor in model.state_dict().items())
+        model.save_pretrained(tmp_path / "again")
+        assert (tmp_path / "again/model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
 
 
 @pytest.mark.parametrize("stored", ["float", "narrow", "8 bits"])

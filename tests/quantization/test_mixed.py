@@ -1,12 +1,14 @@
 """``bits: auto``: losses measured one layer at a time, bytes spent where they are worth most, and the original put back."""
 
 import copy
+import io
 import itertools
 
 import bitsandbytes as bnb
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.console import Console
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.loading.oneshot import quantize as quantize_recorded
@@ -18,8 +20,9 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.knapsack import Option, cheapest, path, spend
 from hf_shrink.quantization.mixed import expected_bytes, least_and_most, quantize_mixed, store_mixed
+from hf_shrink.quantization.mixed_table import LayerBits, MixedPlan, Trade
 from hf_shrink.quantization.plan import keep_plan
-from hf_shrink.quantization.quantize import quantize
+from hf_shrink.quantization.quantize import quantize, quantize_by_budget
 from hf_shrink.quantization.size import bytes_with
 from hf_shrink.targets import oriented
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
@@ -142,6 +145,20 @@ def test_what_a_layer_loses_is_measured_alone_and_the_model_stays_as_it_was(fami
     assert last.kl_4 == pytest.approx(Divergence(model, BATCHES).of(alone), rel=1e-6) and last.kl_4 > 0
 
 
+def test_after_a_training_in_16_bits_losses_are_those_of_the_stored_model():
+    """Under the training's autocast the KL of most layers was its rounding, or 0, and bits went by that."""
+    model, config = wide(), auto(bits_per_weight=6.5)
+    expected, own = quantize_by_budget(model, config, BATCHES).plan, model.forward
+
+    def half(*args, **kwargs):
+        with torch.autocast("cpu", torch.bfloat16):
+            return own(*args, **kwargs)
+
+    model._original_forward, model.forward = own, half  # as accelerate leaves it
+    found = quantize_by_budget(model, config, BATCHES)
+    assert found.plan == expected and "forward" not in vars(found.model) and model.forward is half
+
+
 def test_the_decision_is_in_the_config_after_a_reload(tmp_path):
     small = quantize_mixed(model := wide(), auto(bits_per_weight=6.5), BATCHES)
     save(small.model, tmp_path)
@@ -191,6 +208,7 @@ def test_dequantising_a_mixed_model_gives_back_both_kinds(tmp_path):
         ({"bits": "auto", "budget": {}}, "got none"),
         ({"bits": 4, "calibration_rows": 8}, "calibration_rows would be ignored with bits: 4"),
         ({"backend": "onnx", "bits": "auto", "budget": {"bytes": 5}}, "onnx stores 8 bits"),
+        ({"bits": "auto", "budget": {"bytes": 5}, "calibration_rows": 2000}, "512"),  # a run reads no more
     ],
 )
 def test_words_that_would_be_ignored_are_refused(words, says):
@@ -211,3 +229,16 @@ def test_what_cannot_be_done_is_refused_with_the_way_out():
     numbers = tiny_classifier(hidden=64, ffn=128, num_labels=1)
     with pytest.raises(RecipeError, match="no probabilities to compare"):
         quantize(numbers, auto(bytes=10**6), BATCHES)
+
+
+def test_each_layer_is_a_line_of_80_columns():
+    """Names over several lines, cut anywhere, cannot be looked for."""
+    names = [f"bert.encoder.layer.{i}.{part}" for i in (0, 11) for part in ("attention.output.dense", "output.dense")]
+    layers = tuple(LayerBits(name, 4, 154_389_504, 1.25e-4, None) for name in names)
+    plan = MixedPlan(layers, {}, (), {"chosen": Trade(10**9, 1.0)}, 16)
+    for width, first in ((80, "b.e.l.0.a.output.dense"), (120, names[0])):
+        console = Console(width=width, file=io.StringIO())
+        console.print(plan.rich())
+        lines = [line for line in console.file.getvalue().splitlines() if line.startswith("│")]
+        assert len({line.split()[1] for line in lines}) == len(lines) == 4 and max(map(len, lines)) <= width
+        assert lines[0].split()[1::2] == [first, "4", "154,389,504", "1.25e-04", "-"]

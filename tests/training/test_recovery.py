@@ -95,7 +95,7 @@ def test_the_adapters_load_with_peft_on_the_saved_base(tmp_path):
         assert torch.equal(again(ids).logits, adapted(ids).logits)
 
 
-def test_the_trainer_goes_on_from_there(tmp_path):
+def test_the_trainer_goes_on_from_there(tmp_path, caplog):
     """The whole of it: quantise, give back, distil from the dense model; what is stored stays as it is."""
     model = wide()
     adapted = with_correction(model, quantize(model, FOUR), rank=4, calibration=batches(0))
@@ -108,7 +108,7 @@ def test_the_trainer_goes_on_from_there(tmp_path):
     )  # fmt: skip
     distillation = DistillationConfig(alpha=1.0, losses=[LossTerm(loss="forward_kl")])
     ShrinkTrainer(adapted, arguments, train_dataset=rows, teacher=Teacher(model), distillation=distillation).train()
-    assert reference.of(adapted) < before
+    assert reference.of(adapted) < before and "swapped" not in caplog.text  # with its adapters it has more than the teacher
 
 
 def test_what_cannot_be_corrected_is_refused():
