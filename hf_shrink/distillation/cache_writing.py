@@ -146,7 +146,16 @@ def config_hash(models: Sequence[Any]) -> str:
         told: dict[str, Any] = config.to_dict() if config is not None else {}
         told = {name: value for name, value in told.items() if name not in _NO_ANSWER and not name.startswith("_")}
         digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+        digest.update(_adapters(model).encode())
     return digest.hexdigest()
+
+
+def _adapters(model: Any) -> str:
+    """Which adapters answer with it, and by what their products are multiplied; empty without."""
+    chosen = getattr(model, "active_adapters", None) if getattr(model, "peft_config", None) else None
+    names = chosen() if callable(chosen) else chosen
+    scales = {name: layer.scaling for name, layer in model.named_modules() if isinstance(getattr(layer, "scaling", None), dict)}
+    return json.dumps([names, scales], sort_keys=True, default=str) if names else ""
 
 
 def _own_key(teacher: Teacher | Ensemble, dataset: Any) -> dict[str, str]:

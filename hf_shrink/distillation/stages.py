@@ -64,10 +64,10 @@ def stage_at(stages: Sequence[Stage], step: int) -> Stage | None:
 
 
 def named(terms: Sequence[LossTerm]) -> dict[str, LossTerm]:
-    """Terms by the name they are logged under: a loss used twice is ``forward_kl`` and ``forward_kl_2``."""
+    """Terms by the name they are logged under: a loss used twice is ``forward_kl`` and ``forward_kl_2``, ``task`` is taken."""
     found: dict[str, LossTerm] = {}
     for term in terms:
-        again = sum(other.name == term.name for other in found.values())
+        again = (term.name == "task") + sum(other.name == term.name for other in found.values())
         found[f"{term.name}_{again + 1}" if again else term.name] = term
     return found
 

@@ -134,7 +134,9 @@ def _reordered(one: Teacher, student: Any) -> Teacher:
     if order is None:
         return one
     logger.warning("The teacher's labels %s are reordered by name to %s.", ", ".join(theirs), ", ".join(ours))
-    return Teacher(one.model, label_order=order)
+    same = copy.copy(one)
+    same.label_order = list(order)
+    return same
 
 
 def _with_own_tokenizer(one: Teacher | Ensemble | CachedTeacher, student: Any) -> CrossingTeacher:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
@@ -262,3 +263,18 @@ def test_words_beyond_the_shared_ones_are_not_kept(tmp_path: Path):
     assert cached.layout.outputs == 11 and cached.words_of(tiny_causal_lm("llama", vocab_size=12)) == 11
     with pytest.raises(MismatchError, match="the student has 10 words, the cache is about 11"):
         cached.words_of(tiny_causal_lm("llama", vocab_size=10))
+
+
+def test_an_adapter_that_is_switched_on_is_another_teacher(tmp_path: Path):
+    """All adapters of a model are among its weights, whichever of them answers and however strongly."""
+    adapted = get_peft_model(tiny_classifier(), LoraConfig(r=2, init_lora_weights=False, target_modules=["query"]))
+    adapted.add_adapter("other", LoraConfig(r=2, init_lora_weights=False, target_modules=["query"]))
+    write(tmp_path, teacher=adapted)
+    adapted.set_adapter("other")
+    with pytest.raises(IntegrityError, match=r"another teacher config \("):
+        write(tmp_path, teacher=adapted)
+    adapted.set_adapter("default")
+    write(tmp_path, teacher=adapted)
+    adapted.base_model.model.bert.encoder.layer[0].attention.self.query.scaling["default"] *= 2
+    with pytest.raises(IntegrityError, match=r"another teacher config \("):
+        write(tmp_path, teacher=adapted)

@@ -42,3 +42,16 @@ def test_a_list_of_steps_has_one_number_for_each_compared_layer():
 def test_stages_without_anything_to_learn_are_refused(words, says):
     with pytest.raises(RecipeError, match=says):
         DistillationConfig(progressive=ProgressiveConfig(steps_per_layer=2), **words)
+
+
+def test_a_loss_called_task_is_no_task_loss():
+    """Logged under the task loss's name, the two would be one curve."""
+
+    def task(student, teacher):
+        return (student - teacher).square().mean(dim=-1)
+
+    assert list(named([LossTerm(loss=task), LossTerm(loss="forward_kl"), LossTerm(loss="forward_kl")])) == [
+        "task_2",
+        "forward_kl",
+        "forward_kl_2",
+    ]

@@ -49,6 +49,10 @@ def test_the_same_classes_in_another_order_are_reordered_and_said(tmp_path, capl
         distiller = names_in(*labels, folder=tmp_path / folder).distiller
         assert distiller.teacher.label_order == ([1, 2, 0] if logged else None)
         assert ("reordered by name to red, green, blue" in caplog.text) == logged
+    kind = type("Doubled", (Teacher,), {})
+    own = kind(tiny_classifier(seed=5, labels=("blue", "red", "green")))
+    kept = trainer_for("bert", "classification", tmp_path, more={"teacher": own, "distillation": KL}).distiller.teacher
+    assert type(kept) is kind and kept.label_order == [1, 2, 0] and own.label_order is None
     both = [tiny_classifier(seed=5), tiny_classifier(seed=6, labels=("green", "blue", "red"))]
     trainer = trainer_for("bert", "classification", tmp_path, more={"teacher": both, "distillation": KL})
     assert [each.label_order for each in trainer.distiller.teacher.teachers] == [None, [2, 0, 1]]
