@@ -31,15 +31,12 @@ from hf_shrink.quantization.quantize import quantize, quantize_by_budget
 from hf_shrink.quiet import say
 from hf_shrink.ranks import agree, is_leader
 from hf_shrink.recipe import Recipe
+from hf_shrink.samples import ROWS, batches_of
 from hf_shrink.sensitivity import fractions_for
 from hf_shrink.tasks import TASKS
 from hf_shrink.teaching import as_taught
 from hf_shrink.training.arguments import training_arguments
 from hf_shrink.workspace import Follower
-
-CALIBRATION_ROWS, CALIBRATION_BATCH = 512, 32
-CALIBRATION_TOKENS = 65_536
-"""Of long rows fewer are taken: as many as 512 rows of 128 tokens hold, and a batch as many as 32 of those."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +86,9 @@ def fractions_of(fractions: Mapping[str, float], model: Any, entries: Sequence[P
     return {name: fractions[name] for name in names} or None
 
 
-def calibration_batches(job: Job, rows: int = CALIBRATION_ROWS, *, last: bool = False) -> list[dict[str, Tensor]]:
+def calibration_batches(job: Job, rows: int = ROWS, *, last: bool = False) -> list[dict[str, Tensor]]:
     """The first training rows in batches, at most ``rows`` of them; or the last, which are others where there are enough."""
-    data, pad = job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer)
-    most = max(1, CALIBRATION_TOKENS // max(map(len, data[:CALIBRATION_ROWS]["input_ids"])))
-    count = min(rows, CALIBRATION_ROWS, most, len(data))
-    size = min(CALIBRATION_BATCH, max(1, most * CALIBRATION_BATCH // CALIBRATION_ROWS))
-    chosen = range(len(data) - count, len(data)) if last else range(count)
-    return [dict(pad([data[i] for i in chosen[start : start + size]])) for start in range(0, count, size)]
+    return batches_of(job.tokens.train, job.prepared.splits.format.collator(job.prepared.tokenizer), rows, last=last)
 
 
 def live_teacher(job: Job, folder: Path | None) -> Teacher | Ensemble:

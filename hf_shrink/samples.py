@@ -1,4 +1,4 @@
-"""Batches for what one-step commands measure: the training rows of a recipe, or the lines of a text file."""
+"""Batches for what is measured in one step: the training rows of a recipe, or the lines of a text file."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,7 +17,9 @@ from hf_shrink.models.load import load_tokenizer
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.recipe import Recipe
 
-ROWS, BATCH, LENGTH = 256, 32, 512
+ROWS, BATCH, LENGTH = 512, 32, 512
+TOKENS = 65_536
+"""Of long rows fewer are taken: as many as 512 rows of 128 tokens hold, and a batch as many as 32 of those."""
 
 
 def samples_of(
@@ -52,9 +54,12 @@ def labelled(recipe: Recipe, tokenizer: Any, most: int = ROWS) -> list[dict[str,
     return batches_of(tokenize(splits, tokenizer, recipe.data.max_length).train, splits.format.collator(tokenizer), most)
 
 
-def batches_of(rows: Dataset, pad: Collator, most: int = ROWS) -> list[dict[str, Tensor]]:
-    """The first rows of a tokenised split in batches."""
-    return [dict(pad([rows[i] for i in part])) for part in _parts(min(most, len(rows)))]
+def batches_of(data: Dataset, pad: Collator, rows: int = ROWS, *, last: bool = False) -> list[dict[str, Tensor]]:
+    """The first rows of a tokenised split in batches, at most ``rows`` of them; or the last."""
+    most = max(1, TOKENS // max(map(len, data[:ROWS]["input_ids"])))
+    count, size = min(rows, ROWS, most, len(data)), min(BATCH, max(1, most * BATCH // ROWS))
+    chosen = range(len(data) - count, len(data)) if last else range(count)
+    return [dict(pad([data[i] for i in chosen[start : start + size]])) for start in range(0, count, size)]
 
 
 def plain(texts: Path | None, tokenizer: Any, model: Any, most: int = ROWS) -> list[dict[str, Tensor]]:
