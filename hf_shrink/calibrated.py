@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hf_shrink.class_names import labels_of
+from hf_shrink.columns import LABELS
 from hf_shrink.data.splits import load_splits
 from hf_shrink.data.tokenize import TokenizedSplits, tokenize
 from hf_shrink.errors import MismatchError, RecipeError
@@ -21,8 +22,6 @@ from hf_shrink.recipe import Recipe
 from hf_shrink.samples import batches_of, plain
 from hf_shrink.sensitivity import fractions_for
 from hf_shrink.tasks import TASKS, task_of
-
-_LABELS = ("labels", "start_positions", "end_positions")
 
 
 def calibrated(
@@ -60,7 +59,7 @@ def calibrated(
         tokens = _as_counted_by(model, recipe.task, tokens, splits.label_names)
     batches = batches_of(tokens.train, splits.format.collator(tokenizer)) if reads else None
     if batches is not None and not _reads_labels(entry) and not model.config.is_encoder_decoder:  # whose inputs are labels, too
-        batches = [{name: value for name, value in batch.items() if name not in _LABELS} for batch in batches]
+        batches = [{name: value for name, value in batch.items() if name not in LABELS} for batch in batches]
     return entry, batches, fractions_for(run, model, tokens, tokenizer) if shares else None
 
 

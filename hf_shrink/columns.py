@@ -1,4 +1,7 @@
-"""Columns of a training row that only a teacher with another tokenizer reads."""
+"""Columns of a training row: those that say what is right, and those that only a teacher with another tokenizer reads."""
+
+LABELS = ("labels", "start_positions", "end_positions")
+"""What is right: the class, the tokens, or where an answer begins and ends."""
 
 TEACHER_IDS = "teacher_input_ids"
 """The row's text in the teacher's tokens, ``[length of the teacher's row]``."""

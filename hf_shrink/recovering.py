@@ -11,6 +11,7 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
 
+from hf_shrink.columns import LABELS
 from hf_shrink.data.tokenize import tokenize
 from hf_shrink.distillation.teacher import Teacher, decoder_inputs
 from hf_shrink.errors import QualityError, RecipeError
@@ -37,7 +38,6 @@ from hf_shrink.training.trainer import ShrinkTrainer
 from hf_shrink.workspace import Workspace
 
 QUANTIZED, RECOVERED = "quantized", "recovered"
-LABELS = ("labels", "start_positions", "end_positions")
 
 
 def recover(job: Job, work: Workspace, small: Path) -> None:
