@@ -9,12 +9,13 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from hf_shrink.columns import LABELS
 from hf_shrink.distillation.heads import forward_as
 from hf_shrink.distillation.outputs import logits_of
 from hf_shrink.errors import MismatchError
 from hf_shrink.own_forward import unwrap_forward
 
-_NOT_FOR_THE_TEACHER = {"labels", "start_positions", "end_positions", "return_dict", "kwargs", "args"}
+_NOT_FOR_THE_TEACHER = {*LABELS, "return_dict", "kwargs", "args"}
 
 
 class Teacher:
