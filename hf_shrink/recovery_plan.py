@@ -6,6 +6,7 @@ from transformers import PreTrainedModel
 
 from hf_shrink.errors import RecipeError
 from hf_shrink.quantization.config import rounds_training
+from hf_shrink.quantization.mixed import least_and_most
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.roundings import refuse_unseen
 from hf_shrink.quantization.size import adapter_bytes, adapter_parameters
@@ -28,11 +29,15 @@ def recovered(recipe: Recipe, student: PreTrainedModel, before: StagePlan, rows:
         rows: of the training split.
 
     Raises:
-        RecipeError: words that TrainingArguments refuse, or a training among several processes; for qat also one without a
-            step, with a compiler, or of which it would see a part (``refuse_unseen``).
+        RecipeError: a budget under which nothing is quantised, words that TrainingArguments refuse, or a training among several
+            processes; for qat also one without a step, with a compiler, or of which it would see a part (``refuse_unseen``).
     """
     config, stored, steps = recipe.recovery, rounds_training(recipe.quantization), 0
     assert config is not None and stored is not None, "the recipe has checked that there are both"
+    if stored.bits == "auto" and before.bytes == least_and_most(student, stored)[1]:
+        raise RecipeError(
+            "recovery: would be ignored: under quantization.budget every layer stays in float; give a smaller budget, or remove it."
+        )
     layers = keep_plan(student, stored).quantized
     if config.method == "qat":
         refuse_unseen(stored)

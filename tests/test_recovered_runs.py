@@ -222,6 +222,14 @@ def test_what_would_be_ignored_or_cannot_be_is_refused(overrides: list[str], say
         recipe(*overrides)
 
 
+def test_a_budget_that_quantises_nothing_is_refused_before_anything_runs(own: Path):
+    """It failed behind the quantised stage, in words about a function that no recipe calls."""
+    with pytest.raises(RecipeError, match=r"recovery: would be ignored: under quantization\.budget every layer stays in float"):
+        make_plan(recipe("quantization={bits: auto, budget: {bits_per_weight: 32}}"))
+    stages = make_plan(recipe("quantization={bits: auto, budget: {bits_per_weight: 7}}")).stages
+    assert "recovered" in [stage.name for stage in stages]
+
+
 def test_training_is_for_one_process(own: Path, monkeypatch: pytest.MonkeyPatch):
     """The others have gone home by then; the leader would wait for them for ever."""
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,8 +1,10 @@
 """Prune and quantise tensor by tensor, as ``from_pretrained`` reads them: the whole float model is never in memory."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,8 +49,9 @@ class Stream:
             Names of the layers that stay in high precision, for ``llm_int8_skip_modules``.
 
         Raises:
-            RecipeError: what ``prune`` and ``keep_plan`` refuse, and pruning without files.
+            RecipeError: what ``prune`` and ``keep_plan`` refuse, pruning without files, and two words for the dtype.
         """
+        self._refuse_two_dtypes(model, files)
         _tie(model)
         self._checkpoint = checkpoint = None if files is None else Checkpoint(files, model)
         if self._pruning:
@@ -125,6 +128,15 @@ class Stream:
                     f"quantization: {name}.weight has values above 65504, too large for 8 bits. Put it in skip_modules."
                 )
         check_finite(model, "quantization" if self._quantization is not None else "pruning")
+
+    def _refuse_two_dtypes(self, model: PreTrainedModel, files: Sequence[str] | None) -> None:
+        """By then the folder's own dtype and one from the caller look alike: the caller's is what config.json does not say."""
+        path = None if not files else Path(files[0]).with_name("config.json")
+        stored = json.loads(path.read_text(encoding="utf-8")) if path is not None and path.is_file() else {}
+        loaded = model.config.dtype
+        own = stored.get("dtype", stored.get("torch_dtype"))
+        if self._dtype is not None and own is not None and str(loaded).removeprefix("torch.") != own and loaded != self._dtype:
+            raise RecipeError(f"from_pretrained: dtype {loaded} and quantization.dtype {self._dtype}; give one of the two.")
 
     @property
     def _dtype(self) -> torch.dtype | None:

@@ -68,5 +68,5 @@ def in_memory(folder: Path, family: str, pruning, quantization, **how):
     return model if quantization is None else quantize(model, quantization)
 
 
-def load(folder: Path, given):
-    return AutoModelForSequenceClassification.from_pretrained(folder, quantization_config=given)
+def load(folder: Path, given, **how):
+    return AutoModelForSequenceClassification.from_pretrained(folder, quantization_config=given, **how)

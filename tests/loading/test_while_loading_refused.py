@@ -43,6 +43,16 @@ def test_contradictions_are_refused(name, given, says, stored, folders):
         load({**stored, "float": folders["bert"]}[name], given)
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+def test_two_words_for_the_dtype_are_refused(bits, folders):
+    """The caller's was ignored; a word that agrees, or the folder's own, is no conflict."""
+    asked = ShrinkConfig(quantization=QuantizationConfig(bits=bits, dtype="bfloat16"))
+    with pytest.raises(RecipeError, match=r"dtype torch\.float16 and quantization\.dtype torch\.bfloat16"):
+        load(folders["bert"], asked, dtype=torch.float16)
+    for agrees in ({}, {"dtype": "auto"}, {"dtype": torch.bfloat16}):
+        assert load(folders["bert"], asked, **agrees).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize(
     ("given", "says"),
     [
