@@ -161,8 +161,11 @@ def quantize(
     model: Model,
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write the quantised model; new or empty.")],
     bits: Annotated[
-        str, typer.Option(help="8 or 4 by bitsandbytes; 16 casts (--set dtype=bfloat16); auto chooses (--set budget.bytes=N).")
-    ] = "8",
+        str | None,
+        typer.Option(
+            help="8 (default) or 4 by bitsandbytes; 16 casts (--set dtype=bfloat16); auto chooses (--set budget.bytes=N)."
+        ),
+    ] = None,
     set_: Annotated[
         list[str], typer.Option("--set", metavar="KEY=VALUE", help="Another key of the section: --set quant_type=fp4")
     ] = [],  # noqa: B006
@@ -182,7 +185,7 @@ def quantize(
     from hf_shrink.shortcut import quantize_model
 
     with contextlib.redirect_stdout(sys.stderr):
-        words = [f"bits={bits}", *set_]
+        words = [*([] if bits is None else [f"bits={bits}"]), *set_]
         result = quantize_model(model, folder, words, revision=revision, recipe=parsed, texts=texts, report=report, plots=plots)
     show(result, as_json)
 

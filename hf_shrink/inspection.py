@@ -24,7 +24,7 @@ from hf_shrink.inside import Inspection, Part
 from hf_shrink.lines import first_line
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.models.reference import local_folder
-from hf_shrink.onnx_model import FOLDER, INT8, holds_graph
+from hf_shrink.onnx_model import refuse_graphs
 from hf_shrink.quantization.embeddings import SCALE
 from hf_shrink.quantization.plan import KEPT
 
@@ -73,7 +73,7 @@ def inspect_model(reference: str) -> Inspection:
         ResourceError: it is not to be had. MismatchError: no config or no safetensors. IntegrityError: a damaged file.
     """
     folder = local_folder(reference, download=True)
-    _refuse_graphs(folder)
+    refuse_graphs(folder)
     data = _config(folder)
     quantized = as_words(folder.name, data.get("quantization_config"))
     check_storage(folder.name, quantized, folder)
@@ -135,15 +135,6 @@ def _inner(quantized: Mapping[str, Any]) -> Mapping[str, Any]:
     """What bitsandbytes is told, alone or inside ours."""
     options = quantized.get("bitsandbytes")
     return options if isinstance(options, Mapping) else quantized
-
-
-def _refuse_graphs(folder: Path) -> None:
-    if holds_graph(folder) or ((folder / FOLDER / INT8).is_file() and not list(folder.glob("*.safetensors"))):
-        above = folder if folder.name != FOLDER else folder.parent
-        raise MismatchError(
-            f"{folder.name}: a graph for ONNX Runtime, which does not say what its layers are.\n"
-            f"Size and speed: hf-shrink measure {above.name}/{FOLDER}"
-        )
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def recovered(recipe: Recipe, student: PreTrainedModel, before: StagePlan, rows:
     assert config is not None and stored is not None, "the recipe has checked that there are both"
     if stored.bits == "auto" and before.bytes == least_and_most(student, stored)[1]:
         raise RecipeError(
-            "recovery: would be ignored: under quantization.budget every layer stays in float; give a smaller budget, or remove it."
+            "recovery: would be ignored: under quantization.budget every layer stays in float; give less, or remove it."
         )
     layers = keep_plan(student, stored).quantized
     if config.method == "qat":

@@ -21,7 +21,7 @@ from hf_shrink.loading.verify import load_strictly
 from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.size import non_zero
 from hf_shrink.measurement.values import Report
-from hf_shrink.onnx_model import FOLDER
+from hf_shrink.onnx_model import FOLDER, refuse_graphs
 from hf_shrink.publishing.checks import check_card
 from hf_shrink.stored import REPORT
 from hf_shrink.workspace import MANIFEST
@@ -64,6 +64,7 @@ def verify_model(reference: str, *, revision: str | None = None) -> Verification
         MismatchError: no model there. ResourceError: not to be had.
     """
     folder, name = _folder(reference, revision), without_home(reference)
+    refuse_graphs(folder)
     passed: list[str] = []
     unknown: list[str] = []
     report = _json(folder / REPORT)

@@ -87,5 +87,7 @@ def test_one_command_quantises_a_model_and_reports_each_layer():
     assert sum(layer["bytes"][1] for layer in result["layers"]) < size == result["bytes"][1]
     again = hf_shrink("quantize", "small", "smaller")
     assert again.returncode in (2, 3) and "quantised" in again.stderr and not Path("smaller").exists()
+    four = hf_shrink("quantize", "base", "four", "--set", "bits=4", "--json")  # the default is no word of the user's
+    assert four.returncode == 0 and json.loads(four.stdout)["bytes"][1] < size, four.stderr
     typo = hf_shrink("quantize", "base", "other", "--bits", "4", "--set", "quant_typ=nf4")
     assert typo.returncode == 2 and "Did you mean 'quant_type'" in typo.stderr and not Path("other").exists()

@@ -19,7 +19,7 @@ from hf_shrink.lines import first_line
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.values import Measurement
-from hf_shrink.onnx_model import OnnxModel, holds_graph
+from hf_shrink.onnx_model import OnnxModel, holds_graph, refuse_graphs
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.tasks import TASKS, task_of
 
@@ -91,6 +91,7 @@ def load(folder: Path) -> tuple[Any, tuple[str, ...]]:
         raise MismatchError(f"{folder.name}: not a folder. Give the folder that `save_pretrained` or a run wrote.")
     if holds_graph(folder):
         return OnnxModel.from_pretrained(folder).eval(), ()
+    refuse_graphs(folder)
     with explained(f"loading {folder.name}"), quiet_loading():
         check_record(folder.name, folder)
         config = transformers.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)

@@ -11,6 +11,8 @@ from hf_shrink import OnnxModel, PruningConfig, QuantizationConfig, export_onnx,
 from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.files import files_below, sha256
 from hf_shrink.inspection import inspect_model
+from hf_shrink.measurement.subjects import load
+from hf_shrink.verification import verify_model
 from tests.tiny import tiny_causal_lm, tiny_classifier, tiny_config, tiny_inputs
 
 FLOAT = QuantizationConfig(backend="onnx", float_graph=True)
@@ -113,8 +115,13 @@ def test_a_model_in_adapters_is_told_to_merge(tmp_path: Path):
     export_onnx(adapted.merge_and_unload(), tmp_path / "out")
 
 
-def test_inspect_says_that_a_folder_holds_a_graph(tmp_path: Path):
+def test_what_reads_weights_says_that_a_folder_holds_a_graph(tmp_path: Path):
+    """ "No file named model.safetensors" sends a user to look for a file that was never to be there."""
     export_onnx(tiny_classifier("bert"), tmp_path / "out")
     for place in (tmp_path / "out", tmp_path / "out/onnx"):
-        with pytest.raises(MismatchError, match="measure out/onnx"):
-            inspect_model(str(place))
+        for read in (inspect_model, verify_model):
+            with pytest.raises(MismatchError, match="measure out/onnx"):
+                read(str(place))
+    with pytest.raises(MismatchError, match="measure out/onnx"):
+        load(tmp_path / "out")
+    assert load(tmp_path / "out/onnx")[1] == ()
