@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hf_shrink.errors import RecipeError
 from hf_shrink.models.config import StudentConfig
 from hf_shrink.pruning.layers import drop_layers, kept_layers
 
@@ -20,7 +21,13 @@ def layers_left(
         model: stays as it is.
         config: the recipe's section.
         calibration: batches that the layers are fitted on where ``config`` says so; without, only shapes mean something.
+
+    Raises:
+        RecipeError: layers that the model does not have, or nothing to fit: all of them stay.
     """
     if config.layers is None:
         return model
-    return drop_layers(model, config.layers, config.layer_choice, reconstruct=calibration if config.reconstruct else None)
+    left = drop_layers(model, config.layers, config.layer_choice, reconstruct=calibration if config.reconstruct else None)
+    if config.reconstruct and left.num_parameters() == model.num_parameters():
+        raise RecipeError("student.reconstruct would be ignored: student.layers keeps every layer; keep fewer, or remove it.")
+    return left

@@ -59,6 +59,9 @@ def test_a_choice_without_a_number_would_be_ignored():
 def test_a_fit_without_a_layer_drop_would_be_ignored():
     with pytest.raises(RecipeError, match="reconstruct would be ignored; it fits the layers that a layer-drop leaves"):
         StudentConfig(reconstruct=True)
+    for layers in (2, (0, 1)):
+        with pytest.raises(RecipeError, match=r"student\.reconstruct would be ignored: student\.layers keeps every layer"):
+            layers_left(tiny_classifier("bert"), StudentConfig(layers=layers, reconstruct=True))
 
 
 def test_an_int_always_keeps_that_many_with_both_ends():
