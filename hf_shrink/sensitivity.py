@@ -18,7 +18,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import FAMILIES, stacks_of
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.inputs import random_inputs
-from hf_shrink.measurement.speed import WARM_UP, take_turns, threads
+from hf_shrink.measurement.speed import WARM_UP, rounds, take_turns, threads
 from hf_shrink.measurement.subjects import at_rest, device_of
 from hf_shrink.measurement.values import plural
 from hf_shrink.models.load import load_tokenizer
@@ -200,7 +200,7 @@ def timer_of(model: PreTrainedModel, config: MeasurementConfig) -> tuple[Callabl
 
     with threads(config.threads) as count:
         where = f"{device_of(model).type}, {plural(count, 'thread')}, batch {size}, {length} tokens"
-    return latency, f"{where}, {config.runs} rounds after {WARM_UP}"
+    return latency, f"{where}, {rounds(config.runs)}"
 
 
 def _everything(model: PreTrainedModel) -> tuple[PruningConfig, ...]:

@@ -282,7 +282,7 @@ def test_a_smaller_model_is_timed_in_turns_with_the_whole_one(monkeypatch: pytes
     monkeypatch.setattr(module, "take_turns", lambda calls, **options: [call() for call in calls.values()] and next(answers))
     model = tiny_classifier()
     latency, setting = timer_of(model, MeasurementConfig(batch_sizes=(3, 1), length=7, runs=4, threads=1))
-    assert setting == "cpu, 1 thread, batch 3, 7 tokens, 4 rounds after 3"
+    assert setting == "cpu, 1 thread, batch 3, 7 tokens, 4 warm rounds after 3"
     assert latency(model) == pytest.approx(10) and latency(tiny_classifier(seed=1)) == pytest.approx(5)
 
 

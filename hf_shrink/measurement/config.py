@@ -76,7 +76,11 @@ class MeasurementConfig(Config):
     more_lengths: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Listed] = Field(
         (), description="Further lengths, in tokens, at which latency and throughput are taken at every batch size."
     )
-    runs: int = Field(20, ge=3, description="Timed rounds; models take turns within a round, so that noise hits all alike.")
+    runs: int = Field(
+        20,
+        ge=3,
+        description="Timed rounds: models take turns, each once untimed first, so that noise and cold caches hit all alike.",
+    )
     threads: int | None = Field(None, ge=1, description="Threads for timing; null takes torch's own number.")
     memory: bool = Field(True, description="Measure peak memory, which starts a process for each model.")
     floor: Literal["tfidf"] | None = Field(None, description="A plain baseline in the table: TF-IDF + logistic regression.")

@@ -33,7 +33,7 @@ def speed(bench: Bench) -> list[list[Measurement]]:
             what = f"batch {size}, {length} tokens" if length == bench.config.length else f"batch {size} of {length} tokens"
             for i, seconds in times.items():
                 where = f"{device_of(models[i]).type}, {plural(count, 'thread')}, {what}"
-                setting = f"{where}, {bench.config.runs} rounds after {WARM_UP}, {precision_of(models[i])}"
+                setting = f"{where}, {rounds(bench.config.runs)}, {precision_of(models[i])}"
                 found[i] += summary(seconds, batch_size=size, setting=setting)
                 if task_of(type(models[i]).__name__) == "causal-lm":
                     found[i].append(_tokens(seconds, size * length, setting))
@@ -45,18 +45,25 @@ def take_turns(
 ) -> dict[int, list[float]]:
     """Seconds of each call in each of ``runs`` rounds; every round runs all of them, starting with another one.
 
-    A slow phase of the machine thus falls on every model, and none always runs in the wake of the same neighbour.
+    A slow phase of the machine thus falls on every model. Each call runs once untimed before it is timed: served alone a model
+    finds its weights in the caches, but not in the wake of others, the less the more of them are compared.
     """
     order = list(calls)
     seconds: dict[int, list[float]] = {name: [] for name in order}
     for turn in range(-warm_up, runs):
         shift = turn % len(order) if order else 0
         for name in order[shift:] + order[:shift]:
+            calls[name]()
             start = clock()
             calls[name]()
             if turn >= 0:
                 seconds[name].append(clock() - start)
     return seconds
+
+
+def rounds(runs: int) -> str:
+    """How ``take_turns`` timed, for the setting of a measurement."""
+    return f"{runs} warm rounds after {WARM_UP}"
 
 
 def summary(seconds: list[float], *, batch_size: int, setting: str) -> list[Measurement]:

@@ -20,7 +20,8 @@ def test_every_round_runs_every_model_and_starts_with_another_one():
     seen: list[int] = []
     ticks = itertools.count()
     seconds = take_turns({i: lambda i=i: seen.append(i) for i in range(3)}, runs=4, warm_up=2, clock=lambda: float(next(ticks)))
-    rounds = [seen[start : start + 3] for start in range(0, len(seen), 3)]
+    assert seen[::2] == seen[1::2]  # once untimed, once timed
+    rounds = [seen[start : start + 6 : 2] for start in range(0, len(seen), 6)]
     assert len(rounds) == 6 and all(sorted(turn) == [0, 1, 2] for turn in rounds)
     timed = rounds[2:]
     assert [turn[0] for turn in timed] == [0, 1, 2, 0]
@@ -39,6 +40,19 @@ def test_a_slow_phase_falls_on_all_models_alike():
     first, second = (sorted(times)[len(times) // 2] for times in seconds.values())
     assert first == second == 5.0
     assert abs(sum(seconds[0]) - sum(seconds[1])) <= 4.0
+
+
+def test_the_wake_of_another_model_is_not_timed():
+    """A run with more stages would call each of them slower: its weights have left the caches while the others ran."""
+    clock, last = {"now": 0.0}, {"who": -1}
+
+    def work(who: int) -> None:
+        clock["now"] += 1.0 if last["who"] == who else 4.0
+        last["who"] = who
+
+    for others in (1, 5):
+        calls = {i: lambda i=i: work(i) for i in range(1 + others)}
+        assert take_turns(calls, runs=3, warm_up=1, clock=lambda: clock["now"])[0] == [1.0, 1.0, 1.0]
 
 
 def test_the_summary_is_the_median_the_95th_percentile_and_what_follows():
@@ -69,7 +83,7 @@ def test_each_model_is_timed_at_each_batch_size_and_says_how():
     found = speed(Bench(subjects, config))
     assert [len(measurements) for measurements in found] == [6, 0, 6]
     assert {m.setting for m in found[0]} == {
-        f"cpu, 1 thread, batch {size}, 8 tokens, 3 rounds after 3, float32" for size in (1, 3)
+        f"cpu, 1 thread, batch {size}, 8 tokens, 3 warm rounds after 3, float32" for size in (1, 3)
     }
     assert all(m.value > 0 for m in (*found[0], *found[2]))
 
