@@ -13,8 +13,8 @@ from hf_shrink.measurement.subjects import at_rest
 def speedups(base: Any, models: dict[str, Any], size: int, runs: int, *, count: int = 1) -> dict[str, tuple[float, float]]:
     """Median milliseconds of each model, and the median over the rounds of the time of ``base`` by its own.
 
-    64 random tokens, ``size`` rows, ``count`` threads. A slow round counts for both. Only two models run in a round: with more of them none would
-    find its weights in the caches, as it does where it is served alone.
+    64 random tokens, ``size`` rows, ``count`` threads. A slow round counts for both. Only two models run in a round: with more
+    of them none would find its weights in the caches, as it does where it is served alone.
     """
     ids = torch.randint(1000, 20_000, (size, 64), generator=torch.Generator().manual_seed(0))
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
