@@ -1,10 +1,10 @@
 """How much faster a pruned MiniLM is than the whole one: each takes turns with it, in one process.
 
-    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 60] [--json out.json] [--peer] [--compile]
+    python -m tests.benchmarks.pruning_speed [--threads 1] [--runs 60] [--batches 1 32] [--json out.json] [--peer] [--compile]
 
 64 tokens, float32, eager, or with ``--compile`` every model under torch.compile (inductor). Half the heads and half the
 feed-forward neurons of every layer; half the layers; 80 percent of the weights set to zero. What leaves is chosen by
-magnitude: which one it is does not change the time. RUNS rounds at batch 1, half of them, but 30 or more, at batch 32.
+magnitude: which one it is does not change the time. RUNS rounds at batch 1, half of them, but 30 or more, at others.
 ``--peer`` adds torch-pruning's model of the same widths, as in ``quality``.
 """
 
@@ -32,13 +32,13 @@ VARIANTS = {
     ],
     "80 % of the weights zero": [PruningConfig(sparsity=0.8)],
 }
-BATCHES = (1, 32)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=int, default=60)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peer", action="store_true")
     parser.add_argument("--compile", action="store_true")
@@ -50,13 +50,13 @@ def main() -> None:
     for model in models.values() if words.compile else ():
         model.compile(dynamic=False)
     rows: dict[str, dict[str, float]] = {name: {"parameters": model.num_parameters()} for name, model in models.items()}
-    for size in BATCHES:
+    for size in words.batches:
         runs = words.runs if size == 1 else max(30, words.runs // 2)
         for name, (ms, ratio) in speedups(dense, models, size, runs, count=words.threads).items():
             rows[name] |= {f"batch {size}, ms": ms, f"batch {size}": ratio}
-    print(f"{'':36}{'parameters':>12}" + "".join(f"{f'batch {b}, ms':>14}{'ratio':>7}" for b in BATCHES))
+    print(f"{'':36}{'parameters':>12}" + "".join(f"{f'batch {b}, ms':>14}{'ratio':>7}" for b in words.batches))
     for name, row in rows.items():
-        times = "".join(f"{row[f'batch {b}, ms']:14.2f}{row[f'batch {b}']:6.2f}x" for b in BATCHES)
+        times = "".join(f"{row[f'batch {b}, ms']:14.2f}{row[f'batch {b}']:6.2f}x" for b in words.batches)
         print(f"{name:36}{row['parameters']:12,}{times}")
     if words.json:
         words.json.write_text(json.dumps({**vars(words), "json": None, "rows": rows}, indent=1))
