@@ -1,6 +1,6 @@
 """Every criterion beside ``random``: MiniLM on SST-2, half of it gone at once, no training after it.
 
-    python -m tests.benchmarks.criteria FOLDER --teacher TEACHER [--seeds 0 1 2] [--threads 1] [--output criteria.json]
+    python -m tests.benchmarks.criteria --data FOLDER --teacher TEACHER [--seeds 0 1 2] [--threads 1] [--output criteria.json]
 
 FOLDER and TEACHER are those of ``tests.benchmarks.quality``, which fine-tunes the teacher. Half of the feed-forward neurons of
 every layer, or half of the weights of every projection in the layers. A seed draws the 512 sentences that a criterion sees, and
@@ -28,14 +28,14 @@ NAMES = (*CRITERIA, "sparsegpt")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path)
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    data, teacher = read(words.folder), load_for("text-classification", str(words.teacher), new_head=False)
+    data, teacher = read(words.data), load_for("text-classification", str(words.teacher), new_head=False)
     found: dict[str, float] = json.loads(words.output.read_text()) if words.output and words.output.exists() else {}
     found.setdefault("teacher", accuracy(teacher, data))
     for structure in STRUCTURES:

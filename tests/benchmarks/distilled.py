@@ -1,7 +1,7 @@
 """Three of MiniLM's six layers on SST-2: which way of learning from the teacher is best, and what it gains over labels alone.
 
-    python -m tests.benchmarks.distilled FOLDER --output OUT choose [--seeds 0 1 2] [--only NAME ...]
-    python -m tests.benchmarks.distilled FOLDER --output OUT report NAME [--seeds 0 1 2 3 4]
+    python -m tests.benchmarks.distilled --data FOLDER --output OUT choose [--seeds 0 1 2] [--only NAME ...]
+    python -m tests.benchmarks.distilled --data FOLDER --output OUT report NAME [--seeds 0 1 2 3 4]
 
 Data, setting and teacher of quality.py: 150 steps of 32 sentences, AdamW, 1e-4 falling linearly, embeddings frozen, one thread.
 ``choose`` trains teacher and students on nine tenths of train and judges by the last tenth, so that the development set, which
@@ -68,7 +68,7 @@ WAYS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=1)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -80,7 +80,7 @@ def main() -> None:
     report.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    data = read(words.folder)
+    data = read(words.data)
     names = words.only if words.part == "choose" else [LABELS, words.way]
     if words.part == "choose":
         cut = len(data.train) * 9 // 10

@@ -1,6 +1,6 @@
 """A language model of half the layers, taught by the whole one, against the same student that learns from the texts alone.
 
-    python -m tests.benchmarks.lm_quality --dense FOLDER --text wiki.test.raw --output FOLDER
+    python -m tests.benchmarks.lm_quality --dense DENSE --data WIKITEXT2 --output FOLDER
         [--seeds 0 1 2] [--arms cross-entropy forward_kl] [--threads 1]
 
 The student is half of the layers, evenly spread, of SmolLM2-135M. Both arms see the same blocks in the same order: 150 steps
@@ -81,7 +81,7 @@ def one_run(words: argparse.Namespace, arm: str, seed: int, train: Dataset, judg
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dense", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True, help="folder with wiki.test.raw")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
@@ -95,7 +95,7 @@ def main() -> None:
     train = blocks(tokenizer, texts["train"]["text"])
     judged = {
         "held-out speeches": blocks(tokenizer, texts["test"]["text"], JUDGED),
-        "wikitext-2 test": blocks(tokenizer, [words.text.read_text(encoding="utf-8")], JUDGED),
+        "wikitext-2 test": blocks(tokenizer, [words.data.joinpath("wiki.test.raw").read_text(encoding="utf-8")], JUDGED),
     }
     whole = words.output / "dense.json"
     if not whole.exists():

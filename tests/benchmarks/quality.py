@@ -1,6 +1,6 @@
 """How good MiniLM on SST-2 stays when it is pruned, beside torch-pruning and gradual magnitude pruning, all in one run.
 
-    python -m tests.benchmarks.quality FOLDER [--seeds 0 1 2 3 4] [--threads 1] [--output quality.json] [--teacher teacher]
+    python -m tests.benchmarks.quality --data FOLDER [--seeds 0 1 2 3 4] [--threads 1] [--output JSON] [--teacher TEACHER]
 
 FOLDER holds ``train.tsv`` and ``dev.tsv``, lines of ``sentence<TAB>label`` without a header. The teacher is fine-tuned once,
 for one epoch; every student starts from it and has 150 steps of 32 sentences for pruning and recovery together, where a batch
@@ -104,7 +104,7 @@ BOUNDS = [  # name, better, worse, points
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("quality.json"))
@@ -114,7 +114,7 @@ def main() -> None:
     torch.set_num_threads(words.threads)
     if "half, torch-pruning" in words.only:
         _torch_pruning()  # a missing peer is said before an hour of training
-    data = read(words.folder)
+    data = read(words.data)
     teacher = teacher_for(data, words.teacher)
     result = json.loads(words.output.read_text()) if words.output.exists() else {"runs": {}}
     result |= {"teacher": accuracy(teacher, data), "threads": words.threads}
