@@ -19,12 +19,12 @@ from hf_shrink.adapters import Adapter, read_adapter
 from hf_shrink.anatomy import Family, Stack
 from hf_shrink.errors import IntegrityError, MismatchError, RecipeError
 from hf_shrink.families import FAMILIES
+from hf_shrink.graph_folders import refuse_graphs
 from hf_shrink.headers import as_words, check_storage
 from hf_shrink.inside import Inspection, Part
 from hf_shrink.lines import first_line
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.models.reference import local_folder
-from hf_shrink.onnx_model import refuse_graphs
 from hf_shrink.quantization.embeddings import SCALE
 from hf_shrink.quantization.plan import KEPT
 

@@ -245,22 +245,6 @@ class OnnxModel(nn.Module, GenerationMixin):
         return (BaseModelOutput if "last_hidden_state" in found else SequenceClassifierOutput)(**found)  # type: ignore[arg-type]
 
 
-def holds_graph(folder: Path) -> bool:
-    """Whether a folder is the ``onnx`` folder of an artefact: graphs, and the config above them."""
-    return not (folder / "config.json").exists() and (folder / INT8).is_file()
-
-
-def refuse_graphs(folder: Path) -> None:
-    """For what reads weights. Raises MismatchError where a folder holds graphs and no weights."""
-    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    if holds_graph(folder) or ((folder / FOLDER / INT8).is_file() and not weights):
-        above = folder if folder.name != FOLDER else folder.parent
-        raise MismatchError(
-            f"{folder.name}: a graph for ONNX Runtime, without the weights of layers.\n"
-            f"Size and speed: hf-shrink measure {above.name}/{FOLDER}"
-        )
-
-
 def _called(name: str, kind: type[Any]) -> Any:
     """``kind`` by the name of the model: ``pipeline`` complains of classes whose names it does not know."""
     return type(name, (kind,), {})

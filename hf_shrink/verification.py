@@ -16,12 +16,13 @@ from transformers import PreTrainedModel
 from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
 from hf_shrink.files import sha256
 from hf_shrink.finite import check_finite
+from hf_shrink.graph_folders import refuse_graphs
 from hf_shrink.lines import few, first_line, without_home
 from hf_shrink.loading.verify import load_strictly
 from hf_shrink.measurement.reports import artefact
 from hf_shrink.measurement.size import non_zero
 from hf_shrink.measurement.values import Report
-from hf_shrink.onnx_model import FOLDER, refuse_graphs
+from hf_shrink.onnx_model import FOLDER
 from hf_shrink.publishing.checks import check_card
 from hf_shrink.stored import REPORT
 from hf_shrink.workspace import MANIFEST

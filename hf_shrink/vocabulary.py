@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_shrink.data.splits import Splits
+from hf_shrink.graph_folders import holds_graph
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.judges import judge
 from hf_shrink.measurement.subjects import load
 from hf_shrink.models.load import load_tokenizer
-from hf_shrink.onnx_model import holds_graph
 from hf_shrink.pruning.structures import ROUND_TO
 from hf_shrink.pruning.token_ids import special_ids
 from hf_shrink.pruning.tokens import count_tokens, kept_tokens

@@ -39,6 +39,7 @@ LAYERS = [
         "sentences",
         "sentence_checks",
         "onnx_model",
+        "graph_folders",
         "onnx_loss",
         "adapters",
         "grids",

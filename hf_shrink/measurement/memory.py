@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from hf_shrink.errors import ResourceError, ShrinkError
+from hf_shrink.graph_folders import holds_graph
 from hf_shrink.lines import without_home
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.values import Measurement, plural
-from hf_shrink.onnx_model import holds_graph, runtime
+from hf_shrink.onnx_model import runtime
 
 _QUIET = {
     "HF_HUB_OFFLINE": "1",

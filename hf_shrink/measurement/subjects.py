@@ -14,12 +14,13 @@ from hf_shrink.adapters import attach, holds_adapter
 from hf_shrink.errors import MismatchError, ResourceError, ShrinkError
 from hf_shrink.families import embedding_parameters
 from hf_shrink.finite import check_finite
+from hf_shrink.graph_folders import holds_graph, refuse_graphs
 from hf_shrink.headers import check_record, check_storage
 from hf_shrink.lines import first_line
 from hf_shrink.measurement.answers import Answers
 from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.values import Measurement
-from hf_shrink.onnx_model import OnnxModel, holds_graph, refuse_graphs
+from hf_shrink.onnx_model import OnnxModel
 from hf_shrink.quiet import quiet_loading
 from hf_shrink.tasks import TASKS, task_of
 
