@@ -5,6 +5,7 @@ torch and transformers are imported inside the commands, so that ``--help`` answ
 
 import contextlib
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ def main() -> None:
     """The console script."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # every bar of every library, where nobody would see it move
+    # On import it misses a kernel for the path that hf_shrink keeps 4-bit layers off, and asks for a package.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     app(prog_name="hf-shrink")
 
 

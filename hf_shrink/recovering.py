@@ -21,9 +21,10 @@ from hf_shrink.loading.verify import load_strictly, verify
 from hf_shrink.measurement.energy import metered
 from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.own_forward import unwrap_forward
-from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking, stored_bits
+from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
 from hf_shrink.quantization.divergence import Divergence
+from hf_shrink.quantization.repacking import disable_cpu_repacking
 from hf_shrink.quantization.roundings import Roundings, rounded_tables, roundings_of
 from hf_shrink.quantization.straight_through import check_stored, weights_as_stored
 from hf_shrink.quiet import say

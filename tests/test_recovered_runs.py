@@ -78,8 +78,9 @@ def test_a_teacher_without_its_adapter_is_no_teacher(own: Path):
         load_model("runs/lm")
 
 
-def test_what_the_card_says_is_how_it_loads(own: Path, capsys: pytest.CaptureFixture[str]):
+def test_what_the_card_says_is_how_it_loads(own: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     """Also by peft's own way; and the code without the adapter is another model."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)  # to compare what is computed in float32
     card = (FOLDER / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert code is not None and "load_adapter" in code[1] and "mean KL of the answers" in card and "- lora\n" in card

@@ -15,6 +15,7 @@ from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.embeddings import RECORD
 from hf_shrink.quantization.plan import KEPT
 from hf_shrink.quantization.quantize import existing_quantization
+from hf_shrink.quantization.repacking import refuse_repacked
 
 
 def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", "float16"] | None = None) -> PreTrainedModel:
@@ -30,10 +31,12 @@ def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", 
     Raises:
         RecipeError: nothing in it is quantised.
         MismatchError: quantised by another library, or with adapters, which would be lost.
+        IntegrityError: 4-bit weights that an evaluation has repacked for the CPU.
     """
     where = f"dequantize: {type(model).__name__}"
     if carries_adapter(model):
         raise MismatchError(f"{where}: carries an adapter; take it off with unload(), or merge it where it was trained.")
+    refuse_repacked(model, where)
     if not stored_bits(model):
         if (theirs := existing_quantization(model)) is not None:
             raise MismatchError(f"{where}: quantised by {theirs}, which only its own library can undo.")

@@ -87,8 +87,8 @@ class ShrinkQuantizer(HfQuantizer):
     def _process_model_after_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         from hf_shrink.loading.conversions import drop_quantizer_conversions
         from hf_shrink.loading.remote_code import forget
-        from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
         from hf_shrink.quantization.embeddings import take_packed
+        from hf_shrink.quantization.repacking import disable_cpu_repacking
 
         if not hasattr(type(model), "_auto_class") or type(model)._auto_class is None:
             forget(model.config)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_shrink.adapters import CONFIG, FOLDER, WEIGHTS, carries_adapter
-from hf_shrink.errors import IntegrityError, MismatchError, ResourceError
+from hf_shrink.errors import MismatchError, ResourceError
 from hf_shrink.files import files_below, share, sync
 from hf_shrink.lines import first_line
 from hf_shrink.loading.align import align
@@ -21,8 +21,9 @@ from hf_shrink.loading.conversions import drop_quantizer_conversions
 from hf_shrink.loading.quantizer import ShrinkQuantizer
 from hf_shrink.loading.shapes import odd_head_dim, odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
-from hf_shrink.quantization.bitsandbytes import repacked, stored_bits
+from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.embeddings import RECORD, recorded_dtype
+from hf_shrink.quantization.repacking import refuse_repacked
 from hf_shrink.quiet import quiet_loading
 
 _INDEX = "model.safetensors.index.json"
@@ -59,11 +60,7 @@ def save(
     """
     folder = Path(folder)
     _check(model, folder)
-    if layers := repacked(model):
-        raise IntegrityError(
-            f"{folder.name}: {len(layers)} 4-bit layers were repacked for the CPU, first {layers[0]}; they cannot be saved.\n"
-            "Save before the first forward pass, or quantise with hf_shrink, which keeps them as they are."
-        )
+    refuse_repacked(model, folder.name)
     with fresh_folder(folder) as fresh, quiet_loading(), _stored_config(model) as tier:
         model.save_pretrained(fresh)
         if tokenizer is not None:

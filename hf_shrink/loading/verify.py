@@ -1,7 +1,8 @@
 """Load what was saved and compare it with the model in memory: a difference is an error, not a warning."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from hf_shrink.headers import check_storage
 from hf_shrink.lines import few, first_line
 from hf_shrink.loading.align import ALIGNMENT
 from hf_shrink.measurement.subjects import at_rest
-from hf_shrink.quantization.bitsandbytes import disable_cpu_repacking
+from hf_shrink.quantization.repacking import disable_cpu_repacking, refuse_repacked
 from hf_shrink.quiet import quiet_loading
 
 
@@ -37,23 +38,24 @@ class Reload:
 def verify(folder: Path, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> Reload:
     """Load ``folder`` with ``from_pretrained`` of the model's class and compare every weight, then the logits.
 
-    Both run in eval mode, 4-bit layers without the CPU path that repacks them.
+    Both run in eval mode, 4-bit layers without the CPU path that repacks them, weights where a fresh model has them.
 
     Args:
         folder: what ``save`` wrote.
-        model: the model in memory; the training mode of each of its modules is put back.
+        model: the model in memory; the training mode of each of its modules is put back, and its weights lie where they lay.
         inputs: one batch for its forward pass.
 
     Raises:
-        IntegrityError: missing, unexpected or mismatched keys (up to ten are named), weights that differ, or logits that do.
+        IntegrityError: missing, unexpected or mismatched keys (up to ten are named), weights that differ, or logits that do; or
+            4-bit layers of ``model`` were repacked for the CPU.
     """
+    refuse_repacked(model, folder.name)
     again = load_strictly(folder, type(model), model.device)
     num_tensors = _compare_weights(folder.name, model, again)
     disable_cpu_repacking(model)
     disable_cpu_repacking(again)
-    _realign(again)
     batch = {name: tensor.to(model.device) for name, tensor in inputs.items()}
-    with at_rest(model):
+    with at_rest(model), _aligned(model), _aligned(again):
         # In float64: the difference of two bfloat16 numbers may itself round to zero.
         difference = (model(**batch)[0].double() - again(**batch)[0].double()).abs().max().item()
     if difference != 0.0:  # a NaN is different, too
@@ -122,11 +124,20 @@ def _compare_weights(where: str, model: PreTrainedModel, again: PreTrainedModel)
     return len(ours)
 
 
-def _realign(model: PreTrainedModel) -> None:
-    """Move float weights that the file's layout left between two multiples of 64 bytes; kernels add in another order there."""
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.data_ptr() % ALIGNMENT:
-            parameter.data = parameter.data.clone()
+@contextmanager
+def _aligned(model: PreTrainedModel) -> Iterator[None]:
+    """Copy float weights that a file's layout left between two multiples of 64 bytes, where kernels add in another order.
+
+    A model in memory has them as well: those that it was loaded with, from a file that somebody else wrote.
+    """
+    moved = [(p, p.data) for p in model.parameters() if p.is_floating_point() and p.data_ptr() % ALIGNMENT]
+    for parameter, data in moved:
+        parameter.data = data.clone()
+    try:
+        yield
+    finally:
+        for parameter, data in moved:
+            parameter.data = data
 
 
 def _equal(ours: Tensor, theirs: Tensor) -> bool:

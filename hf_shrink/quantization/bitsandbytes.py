@@ -22,6 +22,7 @@ from hf_shrink.errors import IntegrityError, NonFiniteError, ResourceError
 from hf_shrink.lines import first_line
 from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.repacking import disable_cpu_repacking, refuse_repacked
 from hf_shrink.targets import Projection, oriented
 
 _BLOCK = 64  # weights that share a scale in 4 bits
@@ -106,23 +107,6 @@ def settle(model: nn.Module) -> None:
     disable_cpu_repacking(model)
 
 
-def disable_cpu_repacking(model: nn.Module) -> None:
-    """Keep 4-bit layers off the AVX512-BF16 path.
-
-    That path repacks the weights in place at the first forward pass in eval mode. What is saved after it is wrong, and so is
-    what is trained. Harmless on other machines and for other layers.
-    """
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 - nn.Module types attributes as tensors
-
-
-def repacked(model: nn.Module) -> list[str]:
-    """Names of 4-bit layers that the AVX512-BF16 path has already repacked: they cannot be saved any more."""
-    states = {name: getattr(getattr(layer, "weight", None), "quant_state", None) for name, layer in model.named_modules()}
-    return [name for name, state in states.items() if getattr(state, "packing_format_for_cpu", False)]
-
-
 def stored(name: str, layer: Projection, config: QuantizationConfig) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
     """Names, dtypes and shapes of the tensors that ``layer.weight`` becomes in the file."""
     out_features, in_features = oriented(layer).shape
@@ -154,9 +138,14 @@ def stored(name: str, layer: Projection, config: QuantizationConfig) -> dict[str
 
 
 def restored(layer: Any) -> torch.Tensor:
-    """The weight that a quantised layer multiplies by, ``[out_features, in_features]``, as floats."""
+    """The weight that a quantised layer multiplies by, ``[out_features, in_features]``, as floats.
+
+    Raises:
+        IntegrityError: it has been repacked for the CPU.
+    """
     bnb, weight = library(), layer.weight
     if isinstance(layer, bnb.nn.Linear4bit):
+        refuse_repacked(layer, f"4-bit weights of {layer.out_features} x {layer.in_features}")
         back: torch.Tensor = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
         return back
     scales = layer.state.SCB if weight.SCB is None else weight.SCB  # the first forward pass moves them

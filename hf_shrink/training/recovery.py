@@ -12,6 +12,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import settle, stored_bits
 from hf_shrink.quantization.low_rank import input_moments, low_rank
+from hf_shrink.quantization.repacking import refuse_repacked
 from hf_shrink.targets import features, oriented
 
 
@@ -37,6 +38,7 @@ def with_correction(
     Raises:
         RecipeError: a rank below 1, or a calibration without batches.
         MismatchError: ``small`` is not a quantised copy of ``model``.
+        IntegrityError: an evaluation has repacked the 4-bit weights of ``small`` for the CPU.
     """
     if rank < 1:
         raise RecipeError(f"recovery: rank {rank}; give 1 or more.")
@@ -64,6 +66,7 @@ def with_adapters(small: PreTrainedModel, *, rank: int) -> PeftModel:
 def _quantized(small: PreTrainedModel) -> Mapping[str, int]:
     if not (bits := stored_bits(small)):
         raise MismatchError("recovery: no layer of the model is quantised; call quantize first.")
+    refuse_repacked(small, "recovery")
     return bits
 
 

@@ -11,10 +11,11 @@ from transformers import PreTrainedModel, set_seed
 
 from hf_shrink.distillation.config import DistillationConfig
 from hf_shrink.distillation.positions import is_about_spans
-from hf_shrink.errors import IntegrityError, RecipeError
+from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
-from hf_shrink.quantization.bitsandbytes import repacked, settle
+from hf_shrink.quantization.bitsandbytes import settle
 from hf_shrink.quantization.config import QuantizationConfig
+from hf_shrink.quantization.repacking import refuse_repacked
 from hf_shrink.training.accounting import answers_in, can_count, honours_count, labels_kept
 from hf_shrink.training.callbacks import EpochCallback
 from hf_shrink.training.config import OptimizationConfig
@@ -218,11 +219,7 @@ class ShrinkTrainer(RoundedTrainer):
 
 
 def _settle(model: Any) -> None:
-    if layers := repacked(model):
-        raise IntegrityError(
-            f"{layers[0]}: an evaluation has repacked its 4-bit weights for the CPU, which loses gradients without an error.\n"
-            "Load the model again and train it before it is evaluated; ShrinkTrainer then evaluates without that."
-        )
+    refuse_repacked(model, f"ShrinkTrainer: {type(model).__name__}")
     settle(model)
 
 

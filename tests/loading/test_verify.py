@@ -16,6 +16,7 @@ from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import Reload, verify
 from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.models.student import drop_layers
+from hf_shrink.quantization.repacking import disable_cpu_repacking
 from tests.loading.odd import IDS, narrow
 from tests.tiny import COLOURS, tiny_classifier
 
@@ -115,12 +116,30 @@ def test_weights_that_are_no_numbers_do_not_pass(tmp_path: Path):
         verify(tmp_path, model, INPUTS)
 
 
+def test_where_weights_lie_in_memory_is_no_difference(saved, tmp_path: Path):
+    """A model from a file that somebody else wrote: the pooler's product for one row adds in another order there."""
+    model, folder = saved
+    for parameter in model.parameters():
+        raw = torch.empty(parameter.numel() + 32)
+        start = (68 - raw.data_ptr() % 64) // 4
+        parameter.data = raw[start : start + parameter.numel()].view(parameter.shape).copy_(parameter.data)
+    places = [parameter.data_ptr() for parameter in model.parameters()]
+    assert all(place % 64 == 4 for place in places)
+    assert verify(folder, model, {"input_ids": IDS[:1]}).max_difference == 0.0
+    assert [parameter.data_ptr() for parameter in model.parameters()] == places, "the user's weights moved"
+
+
 def test_the_avx512_path_is_off_on_both_sides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Left on, evaluating would repack the very weights that are about to be trusted."""
     model = quantize(tiny_classifier(hidden=64, ffn=128), QuantizationConfig(bits=4))
     save(model, tmp_path)
     seen = []
-    monkeypatch.setattr("hf_shrink.loading.verify.disable_cpu_repacking", seen.append)
+
+    def off(model):
+        seen.append(model)
+        disable_cpu_repacking(model)
+
+    monkeypatch.setattr("hf_shrink.loading.verify.disable_cpu_repacking", off)
     verify(tmp_path, model, INPUTS)
     assert len(seen) == 2 and seen[0] is model and type(seen[1]) is type(model)
 

@@ -12,10 +12,11 @@ from transformers import BertForSequenceClassification, BitsAndBytesConfig
 
 from hf_shrink.errors import IntegrityError, NonFiniteError, RecipeError, ResourceError
 from hf_shrink.quantization.backend import BACKENDS
-from hf_shrink.quantization.bitsandbytes import repacked, store
+from hf_shrink.quantization.bitsandbytes import store
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
+from hf_shrink.quantization.repacking import disable_cpu_repacking
 from hf_shrink.targets import oriented
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
 
@@ -62,6 +63,7 @@ def test_it_equals_what_transformers_makes_bit_for_bit(family, name):
     assert mine.keys() == other.keys()
     for key in mine:
         assert mine[key].dtype == other[key].dtype and torch.equal(mine[key], other[key]), key
+    disable_cpu_repacking(theirs)
     with torch.no_grad():
         assert torch.equal(ours(IDS).logits, theirs(IDS).logits)
 
@@ -168,21 +170,6 @@ def test_stored_shapes_alone_are_no_quantisation():
     model = wide()
     model.config.quantization_config = {"quant_method": "hf_shrink", "shapes": {}}
     quantize(model, EIGHT)
-
-
-def test_the_avx512_path_that_repacks_weights_is_off(monkeypatch: pytest.MonkeyPatch):
-    """On such a CPU one evaluation corrupts the weights that are saved after it, without an error."""
-    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)
-    assert bnb.nn.Linear4bit(64, 64).support_avx512bf16_for_cpu  # the switch is where it was
-    layers = [m for m in quantize(wide(), CONFIGS["nf4"]).modules() if isinstance(m, bnb.nn.Linear4bit)]
-    assert len(layers) == 12 and not any(layer.support_avx512bf16_for_cpu for layer in layers)
-
-
-def test_repacked_layers_are_found():
-    small = quantize(wide(), CONFIGS["nf4"])
-    assert repacked(small) == []
-    small.bert.encoder.layer[0].output.dense.weight.quant_state.packing_format_for_cpu = True
-    assert repacked(small) == ["bert.encoder.layer.0.output.dense"]
 
 
 def test_the_warning_of_every_forward_pass_comes_once(caplog: pytest.LogCaptureFixture):

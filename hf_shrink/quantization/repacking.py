@@ -1,0 +1,38 @@
+"""The path of bitsandbytes' 4-bit layers on CPUs with AVX512-BF16, and how weights are kept off it.
+
+At the first forward pass in eval mode it repacks the weights in place, with scales rounded to bfloat16. They then compute, but
+what is saved, read or trained after that is wrong, without an error.
+"""
+
+from torch import nn
+
+from hf_shrink.errors import IntegrityError
+
+
+def disable_cpu_repacking(model: nn.Module) -> None:
+    """Keep 4-bit layers off that path. Harmless on other machines and for other layers."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            setattr(layer, "support_avx512bf16_for_cpu", False)  # noqa: B010 - nn.Module types attributes as tensors
+
+
+def repacked(model: nn.Module) -> list[str]:
+    """Names of 4-bit layers whose weights lie as that path wants them."""
+    states = {name: getattr(parameter, "quant_state", None) for name, parameter in model.named_parameters()}
+    packed = [name for name, state in states.items() if getattr(state, "packing_format_for_cpu", False)]
+    return [name.removesuffix("weight").removesuffix(".") for name in packed]
+
+
+def refuse_repacked(model: nn.Module, where: str) -> None:
+    """Before weights are saved, read or trained.
+
+    Raises:
+        IntegrityError: some of them have been repacked.
+    """
+    if layers := repacked(model):
+        raise IntegrityError(
+            f"{where}: an evaluation has repacked {len(layers)} 4-bit layers for the CPU, first {layers[0] or 'this one'};"
+            " what they were cannot be told any more.\n"
+            "Load the model again, and save, read or train it before it is evaluated. What hf_shrink quantises, loads or trains"
+            " is never repacked."
+        )
