@@ -139,6 +139,16 @@ def test_the_code_on_the_card_runs(tmp_path, monkeypatch):
     assert "import hf_shrink" in render(report(tier="plugin")) and "import hf_shrink" not in snippet
 
 
+@pytest.mark.parametrize(
+    ("precision", "tier", "told"), [("4-bit", "stock", True), ("4-bit", "plugin", False), ("8-bit", "stock", False)]
+)
+def test_the_card_warns_of_the_cpus_that_repack_four_bits(precision, tier, told):
+    """Loaded by plain transformers on such a CPU, a model that was evaluated is saved and trained wrong, without an error."""
+    data = report(tier=tier)
+    data["stages"][-1] = stage("quantized", "4 bits", 78.0, 14_000_000, 45_000_000, 21.0, 200.0, precision=precision)
+    assert ("load the model again before you save or train it" in render(data)) == told
+
+
 def test_the_recipe_on_the_card_is_the_recipe():
     """Reproduction rests on it: a fence closed early by backticks in a value would cut it."""
     data = report()
