@@ -18,7 +18,6 @@ from hf_shrink.families import FAMILIES, family_of, named_layers, stacks_of
 from hf_shrink.pruning.activations import wanda
 from hf_shrink.pruning.calibrate import evaluating
 from hf_shrink.pruning.capture import Call, Stop, capture, counted, without_cache
-from hf_shrink.pruning.masks import pack, unpack
 from hf_shrink.pruning.patterns import check_n_of_m, keep_n_of_m, keep_top_of_rows
 from hf_shrink.pruning.refit import STEPS
 from hf_shrink.pruning.sparsegpt import DAMPING, Factor, factor_of, prune_by_factor
@@ -45,35 +44,11 @@ class LayerTarget:
     reconstruct: bool = False
 
 
-class PackedMasks(Mapping[str, Tensor]):
-    """Masks (True = keep, ``[out, in]``) by name, one bit a weight until one is asked for.
-
-    The room is taken at once: pieces that stay, between those that come and go, would keep memory from being used again.
-    """
-
-    def __init__(self, shapes: Mapping[str, torch.Size]) -> None:
-        self._shapes = shapes
-        self._bits = {name: torch.zeros((shape.numel() + 7) // 8, dtype=torch.uint8) for name, shape in shapes.items()}
-
-    def put(self, name: str, mask: Tensor) -> None:
-        """Take over one mask."""
-        self._bits[name].copy_(pack(mask))
-
-    def __getitem__(self, name: str) -> Tensor:
-        return unpack(self._bits[name], self._shapes[name], name=name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
-
-    def __len__(self) -> int:
-        return len(self._shapes)
-
-
 @torch.no_grad()
 def prune_layerwise(
     model: PreTrainedModel, targets: Mapping[str, LayerTarget], batches: Sequence[Mapping[str, Tensor]]
-) -> PackedMasks:
-    """Prune ``model`` in place and return the masks (True = keep, ``[out, in]``) by projection name, a mapping.
+) -> None:
+    """Prune ``model`` in place: what goes of a target is zero after it.
 
     A layer's statistics are taken with the layer whole; then its projections are pruned, and the layer runs again for the
     next one. Padding does not count: positions where ``attention_mask`` (of a decoder that reads an encoder:
@@ -94,14 +69,12 @@ def prune_layerwise(
         raise RecipeError("calibration: 0 batches; pass at least one.")
     layers = named_layers(model, family_of(model, "calibration"))
     inside = check_targets(model, targets)
-    masks = PackedMasks({name: oriented(module).shape for found in inside.values() for name, module in found.items()})
     with evaluating(model), without_cache(model):
         for stack in _stacks(model, layers):
             last = max((i for i, name in enumerate(stack) if inside[name]), default=-1)
             chosen = dict(list(stack.items())[: last + 1])  # what follows need not run
             if chosen:
-                _prune_stack(chosen, inside, targets, capture(model, chosen, batches), masks)
-    return masks
+                _prune_stack(chosen, inside, targets, capture(model, chosen, batches))
 
 
 def _prune_stack(
@@ -109,12 +82,11 @@ def _prune_stack(
     inside: Mapping[str, Mapping[str, Projection]],
     targets: Mapping[str, LayerTarget],
     calls: Sequence[Call],
-    masks: PackedMasks,
 ) -> None:
     last = list(layers)[-1]
     for name, layer in layers.items():
         if inside[name]:
-            _prune_layer(name, layer, inside[name], targets, calls, masks)
+            _prune_layer(name, layer, inside[name], targets, calls)
         if name != last:
             for call in calls:
                 call.advance(name, layer)
@@ -126,7 +98,6 @@ def _prune_layer(
     modules: Mapping[str, Projection],
     targets: Mapping[str, LayerTarget],
     calls: Sequence[Call],
-    masks: PackedMasks,
 ) -> None:
     statistics = _Statistics(modules, targets)
     with statistics.watching():
@@ -136,23 +107,21 @@ def _prune_layer(
         found = statistics.take(owner)
         for reader in readers:
             weight = _finite(oriented(modules[reader]).detach().float(), f"{reader}.weight", "weights")
-            pruned, mask = _pruned(reader, weight, targets[reader], found)
-            oriented(modules[reader]).copy_(pruned)
-            masks.put(reader, mask)
+            oriented(modules[reader]).copy_(_pruned(reader, weight, targets[reader], found))
 
 
-def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Factor | Tensor) -> tuple[Tensor, Tensor]:
-    """The new weight and its mask; ``found`` is the factor of the inverse Hessian, or the norm of each input."""
+def _pruned(name: str, weight: Tensor, target: LayerTarget, found: Factor | Tensor) -> Tensor:
+    """The new weight; ``found`` is the factor of the inverse Hessian, or the norm of each input."""
     if isinstance(found, Factor):
         steps = STEPS if target.reconstruct else 0
-        return prune_by_factor(weight, found, sparsity=target.sparsity, pattern=target.pattern, refit_steps=steps, name=name)
+        return prune_by_factor(weight, found, sparsity=target.sparsity, pattern=target.pattern, refit_steps=steps, name=name)[0]
     scores = wanda(weight, {"input_norm": found})
     if target.pattern is not None:
         mask = keep_n_of_m(scores, *target.pattern, name=name)
     else:
         assert target.sparsity is not None, "checked"
         mask = keep_top_of_rows(scores, target.sparsity)
-    return weight * mask, mask
+    return weight * mask
 
 
 class _Statistics:
@@ -201,7 +170,8 @@ class _Statistics:
         target, what = self._targets[owner], "calibration statistics of its inputs"
         if target.criterion == "sparsegpt":
             group = None if target.pattern is None else target.pattern[1]
-            return factor_of(_finite(self._sums.pop(owner), owner, what), group, DAMPING, owner)
+            refits = any(self._targets[name].reconstruct for name, first in self._owner.items() if first == owner)
+            return factor_of(_finite(self._sums.pop(owner), owner, what), group, DAMPING, owner, refits=refits)
         return _finite(self._sums.pop(owner), owner, what).sqrt()
 
     def _looker(self, name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

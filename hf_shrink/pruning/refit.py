@@ -18,10 +18,8 @@ def refit(weight: Tensor, mask: Tensor, whole: Tensor, hessian: Tensor, *, steps
         mask: True = keep, ``[out, in]``.
         whole: before pruning, float32 ``[out, in]``.
         hessian: ``X'X`` of the inputs, damped, float32 ``[in, in]``, positive definite.
-        steps: at least 0; 0 leaves the weights.
+        steps: at least 1.
     """
-    if not steps:
-        return
     diagonal = hessian.diagonal()
     residual = ((whole - weight) @ hessian).mul_(mask)
     direction = torch.zeros_like(residual)

@@ -59,7 +59,7 @@ def sparsegpt(
         RecipeError: m does not divide ``in``.
         NonFiniteError: the Hessian is no matrix of products of finite inputs.
     """
-    factor = factor_of(hessian, None if pattern is None else pattern[1], damping, name)
+    factor = factor_of(hessian, None if pattern is None else pattern[1], damping, name, refits=refit_steps > 0)
     return prune_by_factor(weight, factor, sparsity=sparsity, pattern=pattern, block=block, refit_steps=refit_steps, name=name)
 
 
@@ -68,57 +68,50 @@ class Factor:
     """What the inputs of a projection say about pruning it.
 
     Attributes:
-        hessian: ``X'X``, damped, of the inputs in the order in which they are taken, float32 ``[in, in]``.
-        upper: its ``inverse_factor``.
+        hessian: ``X'X``, damped, of the inputs in the order in which they are taken, float32 ``[in, in]``; None: no refit.
+        upper: upper triangular ``U`` with ``U'U`` its inverse, float32.
         order: which input is taken first, second, ...; ``[in]``.
     """
 
-    hessian: Tensor
+    hessian: Tensor | None
     upper: Tensor
     order: Tensor
 
 
-def factor_of(hessian: Tensor, group: int | None, damping: float, name: str) -> Factor:
+def factor_of(hessian: Tensor, group: int | None, damping: float, name: str, *, refits: bool) -> Factor:
     """The factor for a pattern's groups of ``group`` inputs, those with the largest inputs first; None: as they stand.
 
     Inputs that are always zero say nothing: their weights cost next to nothing, so they go first; where all are zero the
-    identity stands in.
+    identity stands in. With the order of the inputs reversed the Hessian is ``L L'``, and ``U`` is the inverse of ``L`` in the
+    first order: one factorisation, in float64 where float32 does not do, and no product of ill-conditioned matrices.
+    ``refits``: whether the Hessian itself will be needed.
     """
     size, mean = len(hessian), float(hessian.diagonal().mean())
     order = torch.arange(size, device=hessian.device)
     if group is not None and size % group == 0:
         first = hessian.diagonal().reshape(-1, group).sum(dim=1).argsort(descending=True, stable=True)
         order = order.reshape(-1, group)[first].flatten()
-    damped = hessian[order[:, None], order]
+    backwards = order.flip(0)
+    damped = hessian[backwards[:, None], backwards]
     del hessian  # where the caller has let go of it, this is its end
     diagonal = damped.diagonal()
     dead = diagonal == 0
     diagonal.add_(damping * mean)
     diagonal[dead] = _DEAD * mean if mean > 0 else 1.0
-    upper = inverse_factor(damped)
-    if upper is None:
+    kept = damped.flip(0, 1) if refits else None
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    if failed:
+        lower, failed = torch.linalg.cholesky_ex(damped.double())
+    del damped, diagonal
+    if failed or not bool(torch.isfinite(lower).all()):
         raise NonFiniteError(
             f"{name}: the Hessian of its inputs has no inverse, even damped by {damping:g} of its mean diagonal {mean:.3g}. "
             "Look at the calibration data, or raise the damping."
         )
-    return Factor(damped, upper, order)
-
-
-def inverse_factor(hessian: Tensor) -> Tensor | None:
-    """Upper triangular ``U`` with ``U'U`` the inverse of ``hessian``, in float32; None where there is none.
-
-    With the order of the inputs reversed the Hessian is ``L L'``, and ``U`` is the inverse of ``L`` in the first order: one
-    factorisation and no product of ill-conditioned matrices.
-    """
-    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
-    if failed:
-        lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1).double())
-    if failed or not bool(torch.isfinite(lower).all()):
-        return None
-    inverse = torch.eye(len(lower), dtype=lower.dtype, device=lower.device)
+    inverse = torch.eye(size, dtype=lower.dtype, device=lower.device)
     torch.linalg.solve_triangular(lower, inverse, upper=False, out=inverse)
     del lower
-    return inverse.flip(0, 1).float()
+    return Factor(kept, inverse.flip(0, 1).float(), order)
 
 
 def prune_by_factor(
@@ -140,7 +133,7 @@ def prune_by_factor(
         group = pattern[1]
     block = max(block // group, 1) * group
     whole = weight.detach().float().T[factor.order]  # one input is one contiguous row
-    columns = whole.clone()
+    columns = whole.clone() if refit_steps else whole
     mask = torch.ones((size, rows), dtype=torch.bool, device=weight.device)
     for start in range(0, size, block):
         end = min(start + block, size)
@@ -154,9 +147,11 @@ def prune_by_factor(
         )
         errors = prune_own(columns[start:end], mask[start:end], own, pattern)
         columns[end:].addmm_(factor.upper[start:end, end:].T, errors, alpha=-1)
-    refit(columns.T, mask.T, whole.T, factor.hessian, steps=refit_steps)
+    if refit_steps:
+        assert factor.hessian is not None, "factor_of(..., refits=True)"
+        refit(columns.T, mask.T, whole.T, factor.hessian, steps=refit_steps)
     back = factor.order.argsort()
-    return columns[back].T.contiguous(), mask[back].T.contiguous()
+    return columns[back].T, mask[back].T
 
 
 def _prune_block(columns: Tensor, mask: Tensor, factor: Tensor, pattern: tuple[int, int] | None) -> Tensor:
