@@ -30,9 +30,9 @@ def refuse_repacked(model: nn.Module, where: str) -> None:
         IntegrityError: some of them have been repacked.
     """
     if layers := repacked(model):
+        which = f"layers: {len(layers)}, first {layers[0]}" if layers[0] else "one layer"
         raise IntegrityError(
-            f"{where}: an evaluation has repacked {len(layers)} 4-bit layers for the CPU, first {layers[0] or 'this one'};"
-            " what they were cannot be told any more.\n"
+            f"{where}: an evaluation has repacked 4-bit weights for the CPU ({which}); they cannot be read back.\n"
             "Load the model again, and save, read or train it before it is evaluated. What hf_shrink quantises, loads or trains"
             " is never repacked."
         )
