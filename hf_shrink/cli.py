@@ -33,7 +33,7 @@ def main() -> None:
     """The console script."""
     if not sys.stderr.isatty():
         os.environ.setdefault("TQDM_DISABLE", "1")  # every bar of every library, where nobody would see it move
-    # On import it misses a kernel for the path that hf_shrink keeps 4-bit layers off, and asks for a package.
+    # On import it asks for a package with a faster kernel, whatever the command is about.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     app(prog_name="hf-shrink")
 

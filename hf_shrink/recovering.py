@@ -24,10 +24,10 @@ from hf_shrink.own_forward import unwrap_forward
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.config import QuantizationConfig, entry_for
 from hf_shrink.quantization.divergence import Divergence
-from hf_shrink.quantization.repacking import disable_cpu_repacking
 from hf_shrink.quantization.roundings import Roundings, rounded_tables, roundings_of
 from hf_shrink.quantization.straight_through import check_stored, weights_as_stored
 from hf_shrink.quiet import say
+from hf_shrink.repacking import disable_cpu_repacking
 from hf_shrink.tracking import keep_logs
 from hf_shrink.training.arguments import training_arguments
 from hf_shrink.training.callbacks import HeldZeros

@@ -24,6 +24,7 @@ LAYERS = [
         "markdown",
         "quiet",
         "ranks",
+        "repacking",
     }
     | {
         "inside",

@@ -32,6 +32,7 @@ from hf_shrink.distillation.row_keys import COLUMNS, RowKeys, check_padding, ref
 from hf_shrink.distillation.teacher import Teacher
 from hf_shrink.errors import MismatchError, NonFiniteError, RecipeError
 from hf_shrink.lines import few
+from hf_shrink.repacking import refuse_repacked
 
 SHARD_BYTES = 2**25
 """About how large one file is: what a kill can lose."""
@@ -131,6 +132,7 @@ def weights_hash(models: Sequence[Any]) -> str:
     """SHA-256 over names, types, shapes and bytes of every weight and buffer, model after model."""
     digest = hashlib.sha256()
     for model in models:
+        refuse_repacked(model, f"cache: {type(model).__name__}")  # before state_dict() changes them once more
         for name, value in sorted(model.state_dict().items()):
             if isinstance(value, Tensor):
                 digest.update(f"{name}:{value.dtype}:{list(value.shape)}".encode())

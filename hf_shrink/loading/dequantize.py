@@ -15,7 +15,7 @@ from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.embeddings import RECORD
 from hf_shrink.quantization.plan import KEPT
 from hf_shrink.quantization.quantize import existing_quantization
-from hf_shrink.quantization.repacking import refuse_repacked
+from hf_shrink.repacking import refuse_repacked
 
 
 def dequantize(model: PreTrainedModel, *, dtype: Literal["float32", "bfloat16", "float16"] | None = None) -> PreTrainedModel:

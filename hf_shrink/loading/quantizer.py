@@ -88,7 +88,7 @@ class ShrinkQuantizer(HfQuantizer):
         from hf_shrink.loading.conversions import drop_quantizer_conversions
         from hf_shrink.loading.remote_code import forget
         from hf_shrink.quantization.embeddings import take_packed
-        from hf_shrink.quantization.repacking import disable_cpu_repacking
+        from hf_shrink.repacking import disable_cpu_repacking
 
         if not hasattr(type(model), "_auto_class") or type(model)._auto_class is None:
             forget(model.config)

@@ -23,8 +23,8 @@ from hf_shrink.loading.shapes import odd_head_dim, odd_shapes
 from hf_shrink.loading.shrink_config import METHOD, ShrinkConfig
 from hf_shrink.quantization.bitsandbytes import stored_bits
 from hf_shrink.quantization.embeddings import RECORD, recorded_dtype
-from hf_shrink.quantization.repacking import refuse_repacked
 from hf_shrink.quiet import quiet_loading
+from hf_shrink.repacking import refuse_repacked
 
 _INDEX = "model.safetensors.index.json"
 

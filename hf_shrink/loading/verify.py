@@ -18,8 +18,8 @@ from hf_shrink.headers import check_storage
 from hf_shrink.lines import few, first_line
 from hf_shrink.loading.align import ALIGNMENT
 from hf_shrink.measurement.subjects import at_rest
-from hf_shrink.quantization.repacking import disable_cpu_repacking, refuse_repacked
 from hf_shrink.quiet import quiet_loading
+from hf_shrink.repacking import disable_cpu_repacking, refuse_repacked
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,8 @@ def _compare_weights(where: str, model: PreTrainedModel, again: PreTrainedModel)
 def _aligned(model: PreTrainedModel) -> Iterator[None]:
     """Copy float weights that a file's layout left between two multiples of 64 bytes, where kernels add in another order.
 
-    A model in memory has them as well: those that it was loaded with, from a file that somebody else wrote.
+    A model in memory has them as well: those that it was loaded with, from a file that somebody else wrote. Until the end both
+    copies are there.
     """
     moved = [(p, p.data) for p in model.parameters() if p.is_floating_point() and p.data_ptr() % ALIGNMENT]
     for parameter, data in moved:

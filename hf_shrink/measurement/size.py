@@ -12,6 +12,7 @@ from hf_shrink.measurement.config import MeasurementConfig
 from hf_shrink.measurement.subjects import Subject, precision_of
 from hf_shrink.measurement.values import Measurement
 from hf_shrink.onnx_model import OnnxModel
+from hf_shrink.repacking import repacked
 
 
 def parameters(subject: Subject, config: MeasurementConfig) -> list[Measurement]:
@@ -78,11 +79,11 @@ def non_zero(model: nn.Module) -> int | None:
 
     None where a 4-bit weight has been repacked for the CPU's fast path: its layout is no longer readable.
     """
+    if repacked(model):
+        return None
     total = 0
     for parameter in model.parameters():
         state = getattr(parameter, "quant_state", None)
-        if getattr(state, "packing_format_for_cpu", False):
-            return None
         total += int(torch.count_nonzero(parameter.detach() if state is None else _unpacked(parameter)))
     return total
 

@@ -104,7 +104,7 @@ def _prune_layer(
         for call in calls:
             statistics.see(name, layer, call)
     for owner, readers in statistics.readers().items():
-        found = statistics.take(owner)
+        found = statistics.take(owner, readers)
         for reader in readers:
             weight = _finite(oriented(modules[reader]).detach().float(), f"{reader}.weight", "weights")
             oriented(modules[reader]).copy_(_pruned(reader, weight, targets[reader], found))
@@ -165,12 +165,12 @@ class _Statistics:
             found.setdefault(owner, []).append(name)
         return found
 
-    def take(self, owner: str) -> Factor | Tensor:
-        """The factor of the inverse Hessian or the norms of the inputs ``[in]``, which are not kept here."""
+    def take(self, owner: str, readers: Sequence[str]) -> Factor | Tensor:
+        """The factor of the inverse Hessian or the norms of the inputs ``[in]`` for ``readers``, which are not kept here."""
         target, what = self._targets[owner], "calibration statistics of its inputs"
         if target.criterion == "sparsegpt":
             group = None if target.pattern is None else target.pattern[1]
-            refits = any(self._targets[name].reconstruct for name, first in self._owner.items() if first == owner)
+            refits = any(self._targets[name].reconstruct for name in readers)
             return factor_of(_finite(self._sums.pop(owner), owner, what), group, DAMPING, owner, refits=refits)
         return _finite(self._sums.pop(owner), owner, what).sqrt()
 

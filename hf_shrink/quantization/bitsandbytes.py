@@ -22,7 +22,7 @@ from hf_shrink.errors import IntegrityError, NonFiniteError, ResourceError
 from hf_shrink.lines import first_line
 from hf_shrink.quantization.cast import cast_in_place
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.repacking import disable_cpu_repacking, refuse_repacked
+from hf_shrink.repacking import disable_cpu_repacking, refuse_repacked
 from hf_shrink.targets import Projection, oriented
 
 _BLOCK = 64  # weights that share a scale in 4 bits

@@ -59,4 +59,4 @@ def honours_count(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
         model.eval()
         few, many = (model(**inputs, num_items_in_batch=count)["loss"] for count in (10, 20))
         model.train(mode)
-    return not torch.isclose(few, many, rtol=1e-3)  # it halves, or stays but for the last bits
+    return not torch.isclose(few.float(), many.float(), rtol=0.02)  # two of bfloat16's last bits; a division halves it

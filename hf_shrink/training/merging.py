@@ -22,6 +22,7 @@ from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.mixed import store_mixed
 from hf_shrink.quantization.plan import KEPT, keep_plan
 from hf_shrink.quantization.quantize import quantize
+from hf_shrink.repacking import refuse_repacked
 from hf_shrink.targets import oriented
 
 TOLERANCE, HALF_TOLERANCE = 1e-3, 5e-2
@@ -41,13 +42,14 @@ def merged(adapted: PeftModel, inputs: Mapping[str, Tensor]) -> PreTrainedModel:
         inputs: a batch, keyword arguments of the forward pass.
 
     Raises:
-        IntegrityError: the outputs differ by more.
+        IntegrityError: the outputs differ by more, or 4-bit weights have been repacked for the CPU.
         MismatchError: no adapters of the kind that can be merged.
     """
     whole: Any = adapted.get_base_model()
     layers: dict[str, Any] = {name: layer for name, layer in whole.named_modules() if isinstance(layer, LoraLayer)}
     if not layers or not stored_bits(whole):
         raise MismatchError("merge: no LoRA on quantised layers; pass what with_correction or with_adapters returned.")
+    refuse_repacked(whole, "merge")
     with torch.no_grad():
         added = {name: layer.get_delta_weight("default").float() for name, layer in layers.items()}
     plain = copy.deepcopy(whole)

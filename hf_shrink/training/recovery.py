@@ -12,7 +12,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.quantization.backend import backend_for
 from hf_shrink.quantization.bitsandbytes import settle, stored_bits
 from hf_shrink.quantization.low_rank import input_moments, low_rank
-from hf_shrink.quantization.repacking import refuse_repacked
+from hf_shrink.repacking import refuse_repacked
 from hf_shrink.targets import features, oriented
 
 

@@ -20,6 +20,7 @@ from hf_shrink.errors import MismatchError, RecipeError
 from hf_shrink.families import inner_size
 from hf_shrink.lines import few
 from hf_shrink.quantization.bitsandbytes import settle
+from hf_shrink.repacking import refuse_repacked
 from hf_shrink.training.accounting import predicts_next_token
 
 AnyTeacher: TypeAlias = nn.Module | Teacher | Ensemble | CachedTeacher | Sequence[nn.Module | Teacher]
@@ -40,10 +41,12 @@ def as_one(teacher: AnyTeacher, config: DistillationConfig, student: Any) -> Tea
         RecipeError: nobody, something that is no teacher or no ``DistillationConfig``, or ``combine`` for one.
         MismatchError: classes of other names, or of a cache in another order; a loss across tokenizers with several teachers,
             or with models that predict no next token.
+        IntegrityError: 4-bit weights that bitsandbytes has repacked for this CPU.
     """
     one: Teacher | Ensemble | CachedTeacher
     config = as_given(config, DistillationConfig, "distillation")
     for model in models_of(teacher):
+        refuse_repacked(model, f"teacher: {type(model).__name__}")
         settle(model)
     if isinstance(teacher, Teacher | Ensemble | CachedTeacher):
         one = teacher

@@ -15,7 +15,7 @@ from hf_shrink.errors import RecipeError
 from hf_shrink.pruning.config import PruningConfig
 from hf_shrink.quantization.bitsandbytes import settle
 from hf_shrink.quantization.config import QuantizationConfig
-from hf_shrink.quantization.repacking import refuse_repacked
+from hf_shrink.repacking import refuse_repacked
 from hf_shrink.training.accounting import answers_in, can_count, honours_count, labels_kept
 from hf_shrink.training.callbacks import EpochCallback
 from hf_shrink.training.config import OptimizationConfig

@@ -11,7 +11,7 @@ from hf_shrink.loading.save import record_shapes
 from hf_shrink.pruning.hidden import cut_hidden
 from hf_shrink.pruning.surgery import shrink
 from hf_shrink.pruning.units import units_of
-from hf_shrink.quantization.repacking import disable_cpu_repacking
+from hf_shrink.repacking import disable_cpu_repacking
 from tests.tiny import tiny_classifier, tiny_inputs
 
 TIERS = ("stock", "plugin", "hidden")

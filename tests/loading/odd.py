@@ -5,7 +5,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from hf_shrink.families import family_of, stacks_of
-from hf_shrink.quantization.repacking import disable_cpu_repacking
+from hf_shrink.repacking import disable_cpu_repacking
 from hf_shrink.targets import oriented
 
 IDS = torch.tensor([[2, 5, 8, 9, 3], [2, 6, 12, 11, 3]])

@@ -16,7 +16,7 @@ from hf_shrink.loading.save import save
 from hf_shrink.loading.verify import Reload, verify
 from hf_shrink.models.load import load_for, load_tokenizer
 from hf_shrink.models.student import drop_layers
-from hf_shrink.quantization.repacking import disable_cpu_repacking
+from hf_shrink.repacking import disable_cpu_repacking
 from tests.loading.odd import IDS, narrow
 from tests.tiny import COLOURS, tiny_classifier
 

@@ -140,11 +140,18 @@ def test_the_code_on_the_card_runs(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("precision", "tier", "told"), [("4-bit", "stock", True), ("4-bit", "plugin", False), ("8-bit", "stock", False)]
+    ("precision", "tier", "base", "told"),
+    [
+        ("4-bit", "stock", None, True),
+        ("4-bit", "plugin", None, False),
+        ("4-bit", "adapter", "stock", True),
+        ("4-bit", "adapter", "plugin", False),
+        ("8-bit", "stock", None, False),
+    ],
 )
-def test_the_card_warns_of_the_cpus_that_repack_four_bits(precision, tier, told):
+def test_the_card_warns_of_the_cpus_that_repack_four_bits(precision, tier, base, told):
     """Loaded by plain transformers on such a CPU, a model that was evaluated is saved and trained wrong, without an error."""
-    data = report(tier=tier)
+    data = report(tier=tier) | ({"recovery": {"base_tier": base, "kl": [None, None]}} if base else {})
     data["stages"][-1] = stage("quantized", "4 bits", 78.0, 14_000_000, 45_000_000, 21.0, 200.0, precision=precision)
     assert ("load the model again before you save or train it" in render(data)) == told
 

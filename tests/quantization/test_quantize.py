@@ -16,7 +16,7 @@ from hf_shrink.quantization.bitsandbytes import store
 from hf_shrink.quantization.config import QuantizationConfig
 from hf_shrink.quantization.plan import keep_plan
 from hf_shrink.quantization.quantize import quantize
-from hf_shrink.quantization.repacking import disable_cpu_repacking
+from hf_shrink.repacking import disable_cpu_repacking
 from hf_shrink.targets import oriented
 from tests.tiny import FAMILIES, tiny_causal_lm, tiny_classifier
 

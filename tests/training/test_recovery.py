@@ -14,7 +14,7 @@ from hf_shrink.loading.save import save
 from hf_shrink.quantization.divergence import Divergence
 from hf_shrink.quantization.low_rank import input_moments, low_rank
 from hf_shrink.quantization.quantize import quantize
-from hf_shrink.quantization.repacking import disable_cpu_repacking
+from hf_shrink.repacking import disable_cpu_repacking
 from hf_shrink.training.recovery import with_correction
 from tests.tiny import tiny_causal_lm
 

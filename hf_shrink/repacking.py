@@ -1,7 +1,8 @@
 """The path of bitsandbytes' 4-bit layers on CPUs with AVX512-BF16, and how weights are kept off it.
 
 At the first forward pass in eval mode it repacks the weights in place, with scales rounded to bfloat16. They then compute, but
-what is saved, read or trained after that is wrong, without an error.
+what is saved, read or trained after that is wrong, without an error. Asked for its ``state_dict`` the layer packs them back as
+well as it can: the scales stay rounded, without double quantisation they stay transposed, too.
 """
 
 from torch import nn
@@ -17,14 +18,14 @@ def disable_cpu_repacking(model: nn.Module) -> None:
 
 
 def repacked(model: nn.Module) -> list[str]:
-    """Names of 4-bit layers whose weights lie as that path wants them."""
+    """Names of 4-bit layers whose weights lie, or once lay, as that path wants them."""
     states = {name: getattr(parameter, "quant_state", None) for name, parameter in model.named_parameters()}
-    packed = [name for name, state in states.items() if getattr(state, "packing_format_for_cpu", False)]
+    packed = [name for name, state in states.items() if hasattr(state, "packing_format_for_cpu")]  # False: packed back
     return [name.removesuffix("weight").removesuffix(".") for name in packed]
 
 
 def refuse_repacked(model: nn.Module, where: str) -> None:
-    """Before weights are saved, read or trained.
+    """Before weights are saved, read, trained or learnt from.
 
     Raises:
         IntegrityError: some of them have been repacked.
@@ -33,6 +34,6 @@ def refuse_repacked(model: nn.Module, where: str) -> None:
         which = f"layers: {len(layers)}, first {layers[0]}" if layers[0] else "one layer"
         raise IntegrityError(
             f"{where}: an evaluation has repacked 4-bit weights for the CPU ({which}); they cannot be read back.\n"
-            "Load the model again, and save, read or train it before it is evaluated. What hf_shrink quantises, loads or trains"
-            " is never repacked."
+            "Load the model again, and save, read or train it before it is evaluated. What hf_shrink quantises or trains is"
+            " never repacked."
         )

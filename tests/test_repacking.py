@@ -10,11 +10,13 @@ from bitsandbytes.functional import has_avx512bf16
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, TrainingArguments
 
-from hf_shrink import QuantizationConfig, ShrinkTrainer, dequantize, quantize, save
+from hf_shrink import DistillationConfig, LossTerm, QuantizationConfig, ShrinkTrainer, dequantize, quantize, save
+from hf_shrink.distillation.cache_writing import weights_hash
 from hf_shrink.errors import IntegrityError
 from hf_shrink.loading.verify import verify
 from hf_shrink.quantization.bitsandbytes import restored
-from hf_shrink.quantization.repacking import disable_cpu_repacking, repacked
+from hf_shrink.repacking import disable_cpu_repacking, repacked
+from hf_shrink.training.merging import merged
 from hf_shrink.training.recovery import with_adapters, with_correction
 from tests.tiny import tiny_classifier
 
@@ -24,6 +26,7 @@ FOUR = {
     "nf4-single": QuantizationConfig(bits=4, double_quant=False),
     "fp4": QuantizationConfig(bits=4, quant_type="fp4"),
 }
+KL = DistillationConfig(losses=[LossTerm(loss="forward_kl")])
 SPOILT = "bert.encoder.layer.0.output.dense"
 real_path = pytest.mark.skipif(not has_avx512bf16(), reason="the path is for CPUs with AVX512-BF16")
 
@@ -46,12 +49,15 @@ USES = {
     "recovery": lambda model, folder: with_correction(wide(), model, rank=2),
     "adapters": lambda model, folder: with_adapters(model, rank=2),
     "ShrinkTrainer": lambda model, folder: trainer(model, folder),
+    "teacher": lambda model, folder: trainer(wide(), folder, teacher=model, distillation=KL),
+    "cache": lambda model, folder: weights_hash([model]),
+    "merge": lambda model, folder: merged(get_peft_model(model, LoraConfig(r=2, target_modules=["query"])), {}),
 }
 
 
-def trainer(model: Any, folder: Path) -> ShrinkTrainer:
+def trainer(model: Any, folder: Path, **more: Any) -> ShrinkTrainer:
     arguments = TrainingArguments(str(folder / "run"), report_to="none", use_cpu=True)
-    return ShrinkTrainer(get_peft_model(model, LoraConfig(r=2, target_modules=["query"])), arguments)
+    return ShrinkTrainer(get_peft_model(model, LoraConfig(r=2, target_modules=["query"])), arguments, **more)
 
 
 def test_it_is_off_in_whatever_is_quantised_here(monkeypatch: pytest.MonkeyPatch):
@@ -76,19 +82,22 @@ def test_one_layer_alone_is_refused_too():
     layer = spoilt().get_submodule(SPOILT)
     with pytest.raises(IntegrityError, match=r"4-bit weights of 64 x 128: an evaluation has repacked .* \(one layer"):
         restored(layer)
-    layer.weight.quant_state.packing_format_for_cpu = False
+    del layer.weight.quant_state.packing_format_for_cpu
     assert restored(layer).shape == (64, 128)
 
 
 @real_path
 @pytest.mark.parametrize("use", USES)
-def test_a_real_evaluation_of_what_plain_transformers_loaded_is_told(use, tmp_path: Path):
-    """The mark above is bitsandbytes' own: were it renamed, every refusal would go silent."""
+@pytest.mark.parametrize("packed_back", [False, True])
+def test_a_real_evaluation_of_what_plain_transformers_loaded_is_told(use, packed_back, tmp_path: Path):
+    """The mark above is bitsandbytes' own: were it renamed, every refusal would go silent. ``state_dict`` packs back, badly."""
     save(quantize(wide(), FOUR["nf4"]), tmp_path / "small")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "small").eval()
     assert repacked(model) == []
     with torch.no_grad():
         model(IDS)
+    if packed_back:
+        model.state_dict()
     assert len(repacked(model)) == 12
     with pytest.raises(IntegrityError, match=r"has repacked 4-bit weights for the CPU \(layers: 12, first"):
         USES[use](model, tmp_path)
